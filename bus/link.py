@@ -1,0 +1,283 @@
+"""The lanes: the only user of zmq. Events PUB/SUB, wishes PUSH/PULL per decider, control REQ/REP, all over ipc.
+
+Traps held here: a second bind on an ipc path is accepted and steals the traffic, so each binder holds a file lock
+first; PUB/SUB drops in silence past the high-water mark, so events are numbered and gaps become events.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import zmq
+
+from bus.codec import CodecError, decode, encode
+from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Wish
+
+BATCH_EVENTS = 32
+EVENT_HWM = 4096
+WISH_HWM = 256
+EVENT_BYTES_MAX = 1 << 20
+WISH_BYTES_MAX = 16 << 10
+CONTROL_BYTES_MAX = 64 << 10
+PATH_MAX = 107
+"""sockaddr_un.sun_path, unix(7), without its NUL."""
+
+
+class LinkError(OSError):
+    """A lane that cannot be opened: says which and why."""
+
+
+class Lock:
+    """An exclusive lock on `path`, held until close() or the end of the process. LinkError names who holds it."""
+
+    def __init__(self, path: Path, what: str) -> None:
+        # No O_TRUNC: the holder's pid stays readable for whoever is refused.
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = os.read(self._fd, 32).decode(errors="replace").strip() or "unknown"
+            os.close(self._fd)
+            raise LinkError(f"{what} is already running here (pid {holder} holds {path})") from None
+        os.ftruncate(self._fd, 0)
+        os.write(self._fd, f"{os.getpid()}\n".encode())
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Pollable(Protocol):
+    """Anything a Poller can wait for."""
+
+    @property
+    def waitable(self) -> zmq.Socket[bytes] | int: ...
+
+
+def _endpoint(path: Path) -> str:
+    if len(os.fsencode(path)) > PATH_MAX:
+        raise LinkError(
+            f"{path}: longer than the {PATH_MAX} bytes a socket's path may have; choose a shorter --run-dir"
+        )
+    return f"ipc://{path}"
+
+
+def _socket(kind: int, hwm: int, max_bytes: int) -> zmq.Socket[bytes]:
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(kind)
+    sock.setsockopt(zmq.LINGER, 0)
+    sock.setsockopt(zmq.SNDHWM, hwm)
+    sock.setsockopt(zmq.RCVHWM, hwm)
+    sock.setsockopt(zmq.MAXMSGSIZE, max_bytes)
+    # A publisher that restarts is to be heard again at once; zmq waits 100 ms between tries by default.
+    sock.setsockopt(zmq.RECONNECT_IVL, 20)
+    sock.setsockopt(zmq.RECONNECT_IVL_MAX, 200)
+    return sock
+
+
+class _Bound:
+    """A socket bound to `path` under a lock of its own."""
+
+    def __init__(self, kind: int, path: Path, mode: int, hwm: int, max_bytes: int, what: str) -> None:
+        endpoint = _endpoint(path)
+        self._lock = Lock(path.with_suffix(".lock"), what)
+        self.socket = _socket(kind, hwm, max_bytes)
+        # libzmq binds with the umask in force, and unlinks what stood there before.
+        mask = os.umask(0o777 & ~mode)
+        try:
+            self.socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            raise LinkError(f"{path}: {error}") from None
+        finally:
+            os.umask(mask)
+
+    @property
+    def waitable(self) -> zmq.Socket[bytes]:
+        return self.socket
+
+    def close(self) -> None:
+        self.socket.close()
+        self._lock.close()
+
+
+class Publisher(_Bound):
+    """One role's events, batched and numbered."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        super().__init__(zmq.PUB, path, 0o660, EVENT_HWM, EVENT_BYTES_MAX, name)
+        self._name = name
+        self._epoch_ns = time.monotonic_ns()
+        self.published = 0
+
+    def publish(self, events: Sequence[AnyEvent]) -> None:
+        """Send events, in batches of at most BATCH_EVENTS."""
+        for start in range(0, len(events), BATCH_EVENTS):
+            part = list(events[start : start + BATCH_EVENTS])
+            batch = Batch(VERSION, self._name, self._epoch_ns, self.published, part)
+            self.published += len(part)
+            self.socket.send(encode(batch))
+
+
+class Subscriber:
+    """The events of one publisher, with a Gap wherever some are missing."""
+
+    def __init__(self, path: Path, publisher: str) -> None:
+        self.publisher = publisher
+        self.lost = 0
+        self.received = 0
+        self.malformed = 0
+        self._epoch_ns = 0
+        self._next = 0
+        self.socket = _socket(zmq.SUB, EVENT_HWM, EVENT_BYTES_MAX)
+        self.socket.setsockopt(zmq.SUBSCRIBE, b"")
+        self.socket.connect(_endpoint(path))
+
+    @property
+    def waitable(self) -> zmq.Socket[bytes]:
+        return self.socket
+
+    def receive(self, limit: int = 64) -> list[AnyEvent]:
+        """What has come, at most `limit` batches. Malformed bytes are counted and dropped."""
+        events: list[AnyEvent] = []
+        for raw in _drain(self.socket, limit):
+            try:
+                batch = decode(Batch, raw)
+            except CodecError:
+                self.malformed += 1
+                continue
+            if batch.publisher != self.publisher or not batch.events:
+                self.malformed += 1
+                continue
+            events += self._gap(batch)
+            events += batch.events
+            self.received += len(batch.events)
+        return events
+
+    def _gap(self, batch: Batch) -> list[AnyEvent]:
+        fresh = self._epoch_ns == 0
+        restarted = not fresh and batch.epoch_ns != self._epoch_ns
+        # The first batch heard of a publisher that was there before us begins in the middle: no loss.
+        lost = 0 if fresh else batch.number - (0 if restarted else self._next)
+        self._epoch_ns, self._next = batch.epoch_ns, batch.number + len(batch.events)
+        if lost <= 0 and not restarted:
+            return []
+        self.lost += max(lost, 0)
+        return [Gap(batch.events[0].t_ns, self.publisher, max(lost, 0), restarted)]
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class WishSender:
+    """A decider's way to the actuator. Never blocks: what does not fit is counted and dropped (wishes expire)."""
+
+    def __init__(self, path: Path) -> None:
+        self.sent = 0
+        self.dropped = 0
+        self.socket = _socket(zmq.PUSH, WISH_HWM, WISH_BYTES_MAX)
+        self.socket.connect(_endpoint(path))
+
+    def send(self, wish: Wish) -> None:
+        try:
+            self.socket.send(encode(wish), zmq.DONTWAIT)
+            self.sent += 1
+        except zmq.Again:
+            self.dropped += 1
+
+    def close(self) -> None:
+        self.socket.close()
+
+
+class WishIntake(_Bound):
+    """Where one decider's wishes come in: whoever can reach this socket is that decider."""
+
+    def __init__(self, path: Path, decider: str) -> None:
+        super().__init__(zmq.PULL, path, 0o666, WISH_HWM, WISH_BYTES_MAX, f"the actuator (wishes of {decider})")
+        self.decider = decider
+        self.malformed = 0
+
+    def receive(self, limit: int) -> list[Wish]:
+        """At most `limit` wishes, so that a flood from one decider does not starve another."""
+        wishes: list[Wish] = []
+        for raw in _drain(self.socket, limit):
+            try:
+                wishes.append(decode(Wish, raw))
+            except CodecError:
+                self.malformed += 1
+        return wishes
+
+
+class ControlServer(_Bound):
+    """The actuator's ear for the operator."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(zmq.REP, path, 0o600, 16, CONTROL_BYTES_MAX, "the actuator")
+        self.malformed = 0
+
+    def serve(self, answer: Callable[[Ask], Answer]) -> None:
+        """Answer what has been asked, one request."""
+        try:
+            parts = self.socket.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
+        try:
+            reply = answer(decode(Ask, b"".join(parts)))
+        except CodecError as error:
+            self.malformed += 1
+            reply = Answer(False, [str(error)])
+        self.socket.send(encode(reply), zmq.DONTWAIT)
+
+
+def ask(path: Path, request: Ask, timeout_s: float = 5.0) -> Answer:
+    """Ask the actuator. LinkError when nobody is there, or nobody answers in time."""
+    if not path.exists():
+        raise LinkError(f"nothing listens at {path}; is trimtab running?")
+    sock = _socket(zmq.REQ, 16, CONTROL_BYTES_MAX)
+    try:
+        sock.connect(_endpoint(path))
+        sock.send(encode(request))
+        if not sock.poll(int(timeout_s * 1000)):
+            raise LinkError(f"no answer at {path} within {timeout_s:g} s; is trimtab running?")
+        return decode(Answer, sock.recv())
+    finally:
+        sock.close()
+
+
+def _drain(sock: zmq.Socket[bytes], limit: int) -> Iterator[bytes]:
+    for _ in range(limit):
+        try:
+            parts = sock.recv_multipart(zmq.DONTWAIT)
+        except zmq.Again:
+            return
+        yield parts[0] if len(parts) == 1 else b""
+
+
+class Poller:
+    """Waits for lanes and plain descriptors."""
+
+    def __init__(self) -> None:
+        self._poller = zmq.Poller()
+        self._sources: dict[int | zmq.Socket[bytes], object] = {}
+
+    def add(self, source: Pollable) -> None:
+        """Wait for this one too."""
+        self._poller.register(source.waitable, zmq.POLLIN)
+        self._sources[source.waitable] = source
+
+    def remove(self, source: Pollable) -> None:
+        self._poller.unregister(source.waitable)
+        del self._sources[source.waitable]
+
+    def wait(self, timeout_s: float) -> list[object]:
+        """The sources that have something, after at most timeout_s."""
+        # Rounded up: rounding down would spin through the last millisecond.
+        ready = self._poller.poll(max(0, int(timeout_s * 1000 + 0.999)))
+        return [self._sources[key] for key, _ in ready]
+
+
+def subscribers(run_dir: Path, publishers: Iterable[str], events_path: Callable[[Path, str], Path]) -> list[Subscriber]:
+    """One subscriber per publisher."""
+    return [Subscriber(events_path(run_dir, name), name) for name in publishers]

@@ -1,0 +1,146 @@
+"""The tunables: one row each says all that may be written, how far, how fast, by whom. The gate knows nothing else.
+
+Rows of third parties come as data (`tunables.toml` in their package, see bus.plugins), never as code, so that the
+actuator runs nothing of theirs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+INT_MAX = 2**31 - 1
+"""Most sysctls are a C int; a larger value is refused by the kernel or, on some, wraps."""
+
+Scope = Literal["host", "netns"]
+Risk = Literal["safe", "careful", "manual"]
+Backend = Literal["sysctl", "neightbl"]
+
+
+class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
+    """One integer in the kernel. `name` is the sysctl's, with [index] where the sysctl holds several."""
+
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+(\[[0-3]\])?$", max_length=128)]
+    low: int
+    high: int
+    ram_share: Annotated[int, Meta(ge=0)] = 0
+    """Where not 0, the upper bound is also at most the host's memory / ram_share (in the row's unit / unit_bytes)."""
+    unit_bytes: Annotated[int, Meta(ge=1)] = 1
+    """Bytes of memory that one unit can cost: for the memory bound only."""
+    step: Annotated[float, Meta(gt=0, le=1)]
+    """Largest change at once, relative to the value that stands."""
+    cooldown_s: Annotated[float, Meta(ge=0)]
+    """At least so long between two changes."""
+    per_hour: Annotated[int, Meta(ge=1)]
+    unit: str
+    scope: Scope
+    risk: Risk = "safe"
+    decider: str
+    """The only decider that may ask."""
+    backend: Backend = "sysctl"
+    at_most: tuple[str, ...] = ()
+    """Tunables of the same scope that this one may never pass."""
+    at_least: tuple[str, ...] = ()
+    """Tunables of the same scope that this one may never fall below."""
+    guards: tuple[str, ...] = ()
+    """Signals that must not get worse while a change is on trial."""
+    summary: str
+
+    @property
+    def sysctl(self) -> str:
+        """The sysctl's dotted name."""
+        return self.name.partition("[")[0]
+
+    @property
+    def path(self) -> str:
+        """Below /proc/sys. No row names a device, so a dot always parts two folders."""
+        return self.sysctl.replace(".", "/")
+
+    @property
+    def index(self) -> int:
+        """Which of the sysctl's integers; 0 where it has one."""
+        return int(self.name[-2]) if self.name.endswith("]") else 0
+
+
+class Bounds(Struct, frozen=True):
+    """A row's bounds as they stand on this host."""
+
+    low: int
+    high: int
+
+
+def resolve(row: Tunable, mem_bytes: int) -> Bounds:
+    """The bounds of a row on a host with mem_bytes of memory. Never above the row's own."""
+    if not row.ram_share:
+        return Bounds(row.low, row.high)
+    return Bounds(row.low, max(row.low, min(row.high, mem_bytes // row.ram_share // row.unit_bytes)))
+
+
+def _tcp_buffer(name: str, what: str) -> Tunable:
+    # The kernel's own default ceiling is memory / 128, at most 32 MiB (tcp_init in net/ipv4/tcp.c).
+    return Tunable(
+        name=name,
+        low=65536,
+        high=512 << 20,
+        ram_share=64,
+        step=0.5,
+        cooldown_s=0.2,
+        per_hour=120,
+        unit="bytes",
+        scope="netns",
+        decider="tcp_buffer",
+        at_least=(name.replace("[2]", "[1]"),),
+        guards=("retransmit_share", "srtt_us", "tcp_memory"),
+        summary=f"largest {what} buffer that the kernel gives a TCP socket by itself",
+    )
+
+
+def _neigh(family: str, table: str, level: int) -> Tunable:
+    prefix = f"net.{family}.neigh.default.gc_thresh"
+    what = {
+        1: "below which nothing is collected",
+        2: "soft limit",
+        3: "hard limit, above which entries are refused",
+    }
+    return Tunable(
+        name=f"{prefix}{level}",
+        low=16,
+        high=1 << 20,
+        # An entry costs under 1 KiB with its device's private part; at most 1/64 of memory for a full table.
+        ram_share=64,
+        unit_bytes=1024,
+        step=1.0,
+        # A table can be full milliseconds after it was half empty: growth must not wait.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="entries",
+        scope="host",
+        decider="neigh_table",
+        backend="neightbl",
+        at_most=(f"{prefix}{level + 1}",) if level < 3 else (),
+        at_least=(f"{prefix}{level - 1}",) if level > 1 else (),
+        guards=("neigh_table_fulls",),
+        summary=f"{table} table: {what[level]}",
+    )
+
+
+TUNABLES: tuple[Tunable, ...] = (
+    _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive"),
+    _tcp_buffer("net.ipv4.tcp_wmem[2]", "send"),
+    *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
+    *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
+)
+
+
+def table(more: Iterable[Tunable] = ()) -> Mapping[str, Tunable]:
+    """Every row by name: ours and then `more`, which may add rows but never replace one (ValueError)."""
+    rows: dict[str, Tunable] = {}
+    for row in (*TUNABLES, *more):
+        if row.name in rows:
+            raise ValueError(f"tunable {row.name} has two rows")
+        if row.low > row.high:
+            raise ValueError(f"tunable {row.name}: low {row.low} is above high {row.high}")
+        rows[row.name] = row
+    return rows
