@@ -1,0 +1,83 @@
+"""A collector: `python -I -m collectors bpf|proc|netlink --run-dir DIR --state-dir DIR --config FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from bus import config, link, roles
+from collectors.loop import Loop, stop_signals
+from collectors.source import Source
+
+EX_USAGE = 64
+KINDS = ("bpf", "proc", "netlink")
+
+
+class UsageError(ValueError):
+    """Arguments that make no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one collector until SIGTERM. Returns the exit code: 0 stopped in order, 1 cannot run, 64 usage."""
+    try:
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"collectors: {error}", file=sys.stderr)
+        return EX_USAGE
+    role = f"collector-{options.kind}"
+    try:
+        _run(role, options)
+    except (OSError, config.ConfigError) as error:
+        print(f"{role}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser("collectors", description="Publishes what one source in the kernel says.")
+    parser.add_argument("kind", choices=KINDS)
+    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
+    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
+    parser.add_argument("--config", type=Path, default=None)
+    return parser.parse_args(argv)
+
+
+def _run(role: str, options: argparse.Namespace) -> None:
+    settings = config.load(options.config)
+    with stop_signals() as stop:
+        publisher = link.Publisher(roles.events_path(options.run_dir, role), role)
+        try:
+            source = _source(options.kind, options.run_dir, settings)
+            try:
+                Loop(role, source, publisher, stop).run()
+            finally:
+                source.close()
+        finally:
+            publisher.close()
+
+
+def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
+    # Each process imports only its own source's module: they differ by megabytes.
+    if kind == "bpf":
+        from collectors.bpf import BpfSource
+
+        return BpfSource(run_dir, settings)
+    if kind == "proc":
+        from collectors.proc import ProcSource
+
+        return ProcSource()
+    from collectors.netlink import NetlinkSource
+
+    return NetlinkSource(settings)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

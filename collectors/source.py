@@ -1,0 +1,49 @@
+"""What every source of events is to the one loop that runs it (collectors.loop)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from msgspec import Struct
+
+from bus.schema import AnyEvent
+
+
+class Status(Struct, frozen=True):
+    """How a source stands, for the operator."""
+
+    watched: list[str]
+    """What is watched, in short."""
+    missing: list[str]
+    """What is not, as "what: why"."""
+    counters: dict[str, int] = {}
+    """More numbers for the role's STATUS, such as ring_drops."""
+
+
+class Source(Protocol):
+    """One kind of news from the kernel. A part of it that fails goes into status().missing and is tried again later."""
+
+    @property
+    def ready(self) -> bool:
+        """It works, or has degraded and knows why."""
+        ...
+
+    @property
+    def due_ns(self) -> int:
+        """CLOCK_MONOTONIC at which to call collect() next although no descriptor is readable."""
+        ...
+
+    def descriptors(self) -> Sequence[int]:
+        """What to wait for. Asked again before each wait, so that it may change."""
+        ...
+
+    def collect(self, t_ns: int, readable: frozenset[int]) -> list[AnyEvent]:
+        """The news at t_ns (CLOCK_MONOTONIC, now). May be empty; may be called early. Never waits."""
+        ...
+
+    def status(self) -> Status:
+        """Asked once a second."""
+        ...
+
+    def close(self) -> None: ...
