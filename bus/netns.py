@@ -8,10 +8,12 @@ is done in a thread of its own that ends there; the caller's thread, where the s
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import re
 import socket
 import struct
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -20,9 +22,24 @@ from msgspec import Struct
 
 SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
+HOST = "host"
+FOLDERS = ("run/netns", "run/docker/netns")
+"""Where names are mounted: ip-netns(8) and the container network interface; Docker."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
+_link = re.compile(r"net:\[(\d+)\]")
 T = TypeVar("T")
+
+
+class Handle(Struct, frozen=True):
+    """A path that opens a namespace, such as /run/netns/x or /proc/812/ns/net, and what it is called."""
+
+    inode: int
+    name: str
+    """The name under /run/netns, "host" for the caller's own, else empty."""
+    path: str
+    changed_ns: int
+    """st_ctime where the handle has a name: a name that was removed and made again can have the same inode. Else 0."""
 
 
 class Namespace(Struct, frozen=True):
@@ -32,7 +49,6 @@ class Namespace(Struct, frozen=True):
     inode: int
     name: str
     handle: str
-    """A path that opens it, such as /run/netns/x or /proc/812/ns/net."""
 
 
 class NamespaceGoneError(OSError):
@@ -42,72 +58,124 @@ class NamespaceGoneError(OSError):
 def cookie_here() -> int:
     """The cookie of the calling thread's namespace; its inode where the kernel is older than 5.14."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sock:
-        try:
-            return int(struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0])
-        except OSError:
-            return os.stat("/proc/thread-self/ns/net").st_ino
+        return cookie_of(sock)
+
+
+def cookie_of(sock: socket.socket) -> int:
+    """The cookie of the namespace that a socket of the calling thread is in, as cookie_here()."""
+    try:
+        return int(struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))[0])
+    except OSError:
+        return os.stat("/proc/thread-self/ns/net").st_ino
 
 
 def inside(handle: str, do: Callable[[], T]) -> T:
-    """The result of do() in the namespace that handle opens. NamespaceGoneError when it cannot be entered for good."""
+    """The result of do() in the namespace that handle opens. NamespaceGoneError when there is none (any more).
+
+    PermissionError without CAP_SYS_ADMIN, or without CAP_SYS_PTRACE where the handle is another user's process.
+    """
+    with ThreadPoolExecutor(1, "netns") as thread:
+        return thread.submit(_enter, handle, do).result()
+
+
+def inside_each(handles: Sequence[str], do: Callable[[], T]) -> list[T | OSError]:
+    """As inside(), one after the other in one thread (which costs more than the visits); failures are results."""
+
+    def visit(handle: str) -> T | OSError:
+        try:
+            return _enter(handle, do)
+        except OSError as error:
+            return error
+
+    with ThreadPoolExecutor(1, "netns") as thread:
+        return thread.submit(lambda: [visit(handle) for handle in handles]).result()
+
+
+def _enter(handle: str, do: Callable[[], T]) -> T:
+    # Only ever in a thread that ends soon: it stays in the namespace, and keeps it alive, until it does.
     try:
         fd = os.open(handle, os.O_RDONLY | os.O_CLOEXEC)
     except (FileNotFoundError, ProcessLookupError) as error:
         raise NamespaceGoneError(error.errno, "namespace has gone", handle) from None
-
-    def enter() -> T:
-        if _libc.setns(fd, CLONE_NEWNET):
-            number = ctypes.get_errno()
-            raise OSError(number, os.strerror(number), handle)
-        return do()
-
     try:
-        with ThreadPoolExecutor(1, "netns") as thread:
-            return thread.submit(enter).result()
+        if _libc.setns(fd, CLONE_NEWNET):
+            raise _setns_error(ctypes.get_errno(), handle)
     finally:
         os.close(fd)
+    return do()
 
 
-def handles(root: Path = Path("/")) -> Iterator[tuple[int, str, str]]:
-    """(inode, name, handle) of every namespace that a name or a process shows, each inode once, ours first."""
+def _setns_error(number: int, handle: str) -> OSError:
+    if number == errno.EINVAL:  # setns(2): not a namespace. A name stays as an empty file when only its mount goes.
+        return NamespaceGoneError(number, "no namespace is mounted here", handle)
+    return OSError(number, os.strerror(number), handle)
+
+
+def handles(root: Path = Path("/")) -> Iterator[Handle]:
+    """A handle of every namespace that a name or a process shows, each once: ours, those with a name, the others.
+
+    Those of other users' processes only with CAP_SYS_PTRACE.
+    """
     seen: set[int] = set()
-    for name, handle in _candidates(root):
+    for handle in _candidates(str(root).rstrip("/")):
+        if handle.inode not in seen:
+            seen.add(handle.inode)
+            yield handle
+
+
+def _candidates(root: str) -> Iterator[Handle]:
+    here = os.stat(f"{root}/proc/self/ns/net")
+    yield Handle(here.st_ino, HOST, f"{root}/proc/self/ns/net", 0)
+    for folder in FOLDERS:
+        yield from _named(f"{root}/{folder}", here.st_dev)
+    for pid in os.listdir(f"{root}/proc"):
+        if pid.isdigit() and (inode := _inode(f"{root}/proc/{pid}/ns/net")):
+            yield Handle(inode, "", f"{root}/proc/{pid}/ns/net", 0)
+
+
+def _named(folder: str, device: int) -> Iterator[Handle]:
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return
+    for name in names:
+        path = f"{folder}/{name}"
         try:
-            inode = os.stat(handle).st_ino
+            status = os.stat(path)
         except OSError:
             continue
-        if inode not in seen:
-            seen.add(inode)
-            yield inode, name, handle
+        # Another device: a name whose namespace is not mounted yet, or no longer.
+        if status.st_dev == device:
+            yield Handle(status.st_ino, name, path, status.st_ctime_ns)
 
 
-def _candidates(root: Path) -> Iterator[tuple[str, str]]:
-    yield "host", str(root / "proc/self/ns/net")
-    for folder in ("run/netns", "run/docker/netns"):
-        try:
-            names = sorted(os.listdir(root / folder))
-        except OSError:
-            continue
-        yield from ((name, str(root / folder / name)) for name in names)
-    for pid in os.listdir(root / "proc"):
-        if pid.isdigit():
-            yield "", str(root / f"proc/{pid}/ns/net")
+def _inode(link: str) -> int:
+    # readlink(2) says the inode at two thirds of what stat(2) costs.
+    try:
+        found = _link.fullmatch(os.readlink(link))
+    except OSError:
+        return 0
+    return int(found[1]) if found else 0
 
 
-def identify(inode: int, name: str, handle: str) -> Namespace | None:
+def identify(handle: Handle) -> Namespace | None:
     """The namespace behind a handle, or None when it has gone or is not ours to enter."""
     try:
-        cookie = cookie_here() if name == "host" else inside(handle, cookie_here)
+        cookie = cookie_here() if handle.name == HOST else inside(handle.path, cookie_here)
     except OSError:
         return None
-    return Namespace(cookie, inode, name, handle)
+    return Namespace(cookie, handle.inode, handle.name, handle.path)
 
 
 def find(cookie: int, inode: int) -> Namespace:
-    """The namespace with this cookie; inode says which handles to try first. Raises NamespaceGoneError."""
-    here = sorted(handles(), key=lambda handle: handle[0] != inode)
-    for candidate in here:
-        namespace = identify(*candidate)
-        if namespace and namespace.cookie == cookie:
+    """The namespace with this cookie; inode says which handle to try first. Raises NamespaceGoneError."""
+    others: list[Handle] = []
+    for handle in handles():
+        if handle.inode != inode and handle.name != HOST:
+            others.append(handle)
+        elif (namespace := identify(handle)) and namespace.cookie == cookie:
             return namespace
-    raise NamespaceGoneError(2, f"no namespace with cookie {cookie}")
+    for handle, found in zip(others, inside_each([handle.path for handle in others], cookie_here), strict=True):
+        if found == cookie:
+            return Namespace(cookie, handle.inode, handle.name, handle.path)
+    raise NamespaceGoneError(errno.ENOENT, f"no namespace with cookie {cookie}")
