@@ -37,7 +37,7 @@ def eventually(condition: Callable[[], bool], what: str) -> None:
 
 def inodes() -> set[int]:
     """Every namespace that any process shows or holds open."""
-    found = {inode for inode, _, _ in handles()}
+    found = {handle.inode for handle in handles()}
     for fd in Path("/proc").glob("[0-9]*/fd/*"):
         with contextlib.suppress(OSError):
             kind, _, number = os.readlink(fd).partition(":")
@@ -55,7 +55,7 @@ def test_a_namespace_is_none_of_the_others_and_shows_under_proc(lab: Lab) -> Non
     a, b = lab.netns("a"), lab.netns("b")
     assert len({a.cookie, b.cookie, cookie_here()}) == 3
     assert a.inode == os.stat(a.path).st_ino == a.run(lambda: os.stat("/proc/thread-self/ns/net").st_ino)
-    assert {a.inode, b.inode} <= {inode for inode, _, _ in handles()}
+    assert {a.inode, b.inode} <= {handle.inode for handle in handles()}
 
 
 def test_a_sysctl_changes_in_its_namespace_and_nowhere_else(lab: Lab) -> None:
