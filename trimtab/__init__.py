@@ -1,0 +1,1 @@
+"""What the operator touches: the commands, the foreground supervisor, the doctor, the demonstration."""
