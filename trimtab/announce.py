@@ -1,0 +1,73 @@
+"""What the supervisor says of the whole: the block at ready, and supervisor.json."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trimtab import rundir
+from trimtab.process import Process
+
+SCHEMA = "trimtab.supervisor/v1"
+
+
+def mode(processes: Sequence[Process], configured: str) -> str:
+    """The mode that the actuator says it is in; until it has spoken, the configured one."""
+    said = [process.status.get("mode") for process in processes if process.role.kind == "actuator"]
+    return next((word for word in said if isinstance(word, str)), configured)
+
+
+def gathered(processes: Sequence[Process], key: str) -> list[str]:
+    """All that the roles list under `watched` or `missing`."""
+    lists = [process.status.get(key) for process in processes]
+    return [str(line) for lines in lists if isinstance(lines, list) for line in lines]
+
+
+def document(processes: Sequence[Process], configured_mode: str, ready: bool) -> dict[str, Any]:
+    """The content of supervisor.json. t_ns (CLOCK_MONOTONIC) says how old it is."""
+    return {
+        "schema": SCHEMA,
+        "pid": os.getpid(),
+        "t_ns": time.monotonic_ns(),
+        "ready": ready,
+        "mode": mode(processes, configured_mode),
+        "roles": [process.row() for process in processes],
+        "watched": gathered(processes, "watched"),
+        "missing": gathered(processes, "missing"),
+    }
+
+
+def ready_block(processes: Sequence[Process], configured_mode: str, took_s: float) -> str:
+    """Ready: since when, in which mode, what is watched, what is not and why."""
+    daemons = [process for process in processes if process.daemon]
+    lines = [f"ready in {took_s:.2f} s: mode {mode(processes, configured_mode)}, {len(daemons)} roles"]
+    lines += [f"  watching  {what}" for what in gathered(processes, "watched")]
+    lines += [f"  without   {what}" for what in gathered(processes, "missing")]
+    return "\n".join(lines)
+
+
+class Board:
+    """supervisor.json, and when it was last written (CLOCK_MONOTONIC seconds)."""
+
+    def __init__(self, run_dir: Path, say: Callable[[str], None]) -> None:
+        self.written_s = 0.0
+        self._path = run_dir / rundir.STATUS
+        self._say = say
+        self._failure = ""
+
+    def write(self, content: dict[str, Any]) -> None:
+        """Replace it. A full file system must not end the supervisor; who reads sees how old the file is."""
+        self.written_s = time.monotonic()
+        failure = ""
+        try:
+            rundir.write(self._path, msgspec.json.encode(content))
+        except OSError as error:
+            failure = f"cannot write {self._path}: {error.strerror}"
+        if failure and failure != self._failure:
+            self._say(failure)
+        self._failure = failure

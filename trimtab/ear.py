@@ -1,0 +1,43 @@
+"""The receiving end of sd_notify(3): who said what, as the kernel attests it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from pathlib import Path
+
+from bus.roles import GROUP
+
+MESSAGE_BYTES = 16384
+CREDENTIALS = struct.Struct("3i")
+"""struct ucred: pid, uid, gid."""
+
+
+class Ear:
+    """A datagram socket at `path` to which root and the roles may write. close() removes it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        path.unlink(missing_ok=True)
+        self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_PASSCRED, 1)
+        self.socket.bind(str(path))
+        os.chown(path, 0, GROUP)
+        path.chmod(0o660)
+
+    def hear(self) -> tuple[int, bytes] | None:
+        """(pid of the sender, message), or None when nothing waits or the message is too long to be one."""
+        try:
+            # No room for SCM_RIGHTS: descriptors that somebody sends along are closed by the kernel.
+            message, controls, flags, _ = self.socket.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
+        except BlockingIOError:
+            return None
+        for level, kind, data in controls:
+            if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and not flags & socket.MSG_TRUNC:
+                return int(CREDENTIALS.unpack(data)[0]), message
+        return None
+
+    def close(self) -> None:
+        self.socket.close()
+        self._path.unlink(missing_ok=True)

@@ -1,0 +1,140 @@
+"""The run directory of `trimtab run`: who owns what in it, and whom it is safe from.
+
+    run_dir/                    0755 root        supervisor.json, config.json, notify.sock, supervisor.lock
+    run_dir/<publisher>/        2750 role:GROUP  its events.sock; setgid, so that every role may connect
+    run_dir/wish/<decider>/     0710 root:decider  the actuator's wish.sock for that decider alone
+    run_dir/control/            0700 root        control.sock
+
+Nothing is taken over from others: a directory that is a link, or is owned or writable by somebody else, is refused.
+What lies in a role's own directory was that role's to make, so it is removed, whatever it is, and never opened.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterable
+from pathlib import Path
+
+from bus.link import PATH_MAX
+from bus.roles import GROUP, Role, events_path, wish_path
+
+NOTIFY = "notify.sock"
+CONFIG = "config.json"
+STATUS = "supervisor.json"
+LOCK = "supervisor.lock"
+
+
+class RunDirError(OSError):
+    """A directory that cannot be used: says which, and what is wrong with it."""
+
+
+def prepare(run_dir: Path) -> None:
+    """Make run_dir, or check the one that is there. Raises RunDirError. It must be absolute."""
+    _mkdir_all(run_dir)
+    for place in (*reversed(run_dir.parents), run_dir):
+        status = place.lstat()
+        # A link in the middle of the way (/var/run) is fine where only root can have made it.
+        if stat.S_ISLNK(status.st_mode) and place != run_dir and status.st_uid == 0:
+            status = place.stat()
+        _ours(place, status, sticky=place != run_dir)
+        if not status.st_mode & stat.S_IXOTH:
+            raise RunDirError(
+                f"{place}: mode {_octal(status)} keeps the roles' users out; choose another --run-dir or `chmod o+x`"
+            )
+
+
+def lay_out(run_dir: Path, roles: Iterable[Role]) -> None:
+    """Make or take back every directory in run_dir, emptied. Only for the holder of run_dir's lock."""
+    roles = tuple(roles)
+    sockets = [
+        wish_path(run_dir, role.argv[0]) if role.kind == "decider" else events_path(run_dir, role.name)
+        for role in roles
+    ]
+    if any(len(os.fsencode(path)) > PATH_MAX for path in sockets):
+        raise RunDirError(f"{run_dir}: too long for the sockets below it ({PATH_MAX} bytes); choose another --run-dir")
+    _directory(run_dir / "wish", 0, 0, 0o711)
+    _directory(run_dir / "control", 0, 0, 0o700)
+    _empty(run_dir / "control")
+    for role in roles:
+        if role.publishes:
+            _directory(run_dir / role.name, role.uid, GROUP, 0o2750)
+            _empty(run_dir / role.name)
+        if role.kind == "decider":
+            folder = run_dir / "wish" / role.argv[0]
+            _directory(folder, 0, role.uid, 0o710)
+            _empty(folder)
+
+
+def state(state_dir: Path) -> None:
+    """Make state_dir (0700), or check the one that is there: only root may write there. Raises RunDirError."""
+    if not state_dir.exists():
+        _mkdir_all(state_dir.parent)
+        state_dir.mkdir(0o700)
+    _ours(state_dir, state_dir.lstat(), sticky=False)
+
+
+def write(path: Path, content: bytes) -> None:
+    """Replace path at once, for all to read. A crash leaves the old content or the new one."""
+    fresh = path.with_name(f".{path.name}.new")
+    fresh.unlink(missing_ok=True)
+    fd = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    with os.fdopen(fd, "wb") as file:
+        os.fchmod(fd, 0o644)
+        file.write(content)
+    fresh.rename(path)
+
+
+def _mkdir_all(path: Path) -> None:
+    try:
+        for place in (*reversed(path.parents), path):
+            if not place.exists():
+                place.mkdir(0o755)
+                place.chmod(0o755)
+    except OSError as error:
+        raise RunDirError(f"{place}: {error.strerror}") from None
+
+
+def _ours(place: Path, status: os.stat_result, sticky: bool) -> None:
+    """Refuse what somebody else could write or rename. sticky: a sticky directory (/tmp) will do."""
+    if not stat.S_ISDIR(status.st_mode):
+        kind = "a symbolic link" if stat.S_ISLNK(status.st_mode) else "not a directory"
+        raise RunDirError(f"{place}: {kind}; refused")
+    if status.st_uid not in (0, os.geteuid()):
+        raise RunDirError(f"{place}: belongs to user {status.st_uid}, not to root; refused")
+    if status.st_mode & 0o022 and not (sticky and status.st_mode & stat.S_ISVTX):
+        raise RunDirError(f"{place}: mode {_octal(status)} lets others write there; refused")
+
+
+def _directory(path: Path, uid: int, gid: int, mode: int) -> None:
+    # The parent is root's alone (prepare), so nobody changes what stands here between these steps.
+    try:
+        path.mkdir(0o700)
+    except FileExistsError:
+        status = path.lstat()
+        if not stat.S_ISDIR(status.st_mode):
+            raise RunDirError(f"{path}: not a directory of trimtab's; refused, remove it") from None
+        if status.st_uid not in (0, uid):
+            raise RunDirError(f"{path}: belongs to user {status.st_uid}; refused, remove it") from None
+    try:
+        os.chown(path, uid, gid)
+    except OSError as error:
+        raise RunDirError(f"{path}: cannot be given to user {uid}: {error.strerror}") from None
+    path.chmod(mode)
+
+
+def _empty(path: Path) -> None:
+    """Remove what an earlier run left. unlink(2) follows no link; a directory is nothing of ours.
+
+    Locks stay: a role of a killed supervisor may still hold one, and a new file in its place would be a second lock.
+    """
+    for entry in path.iterdir():
+        kind = entry.lstat().st_mode
+        if stat.S_ISDIR(kind):
+            raise RunDirError(f"{entry}: not trimtab's; refused, remove it")
+        if not (stat.S_ISREG(kind) and entry.suffix == ".lock"):
+            entry.unlink()
+
+
+def _octal(status: os.stat_result) -> str:
+    return f"{stat.S_IMODE(status.st_mode):04o}"

@@ -1,0 +1,67 @@
+"""`trimtab run`: from the configuration to a running supervisor."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import importlib
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from bus import config, plugins, roles, tunables
+from bus.config import Config, ConfigError, Mode
+from bus.link import Lock
+from trimtab import reach, rundir
+from trimtab.supervisor import Supervisor
+
+PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.notify", "bus.schema")
+"""What most roles import: imported once, in the parent, so that they share its pages."""
+
+
+def effective(path: Path | None, mode: Mode | None, only: Sequence[str], netns: Sequence[int]) -> Config:
+    """The configuration that the command line leaves, with every decider on or off. Raises ConfigError."""
+    found = config.load(path)
+    tuners = plugins.tuners()
+    known = sorted({*roles.BUILT_IN_DECIDERS, *(tuner.name for tuner in tuners)})
+    for name in (*found.deciders, *only):
+        if name not in known:
+            raise ConfigError(f"no decider {name!r}; there are {', '.join(known)}")
+    config.narrowed(tunables.table(row for tuner in tuners for row in tuner.rows), found)
+    chosen = {name: name in only if only else found.deciders.get(name, True) for name in known}
+    return msgspec.structs.replace(found, mode=mode or found.mode, deciders=chosen, netns=list(netns) or found.netns)
+
+
+def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
+    """Supervise until told to stop. 0: stopped in order; 1: not. Raises OSError when it cannot begin."""
+    run_dir, state_dir = (Path(os.path.abspath(path)) for path in (run_dir, state_dir))
+    reach.check()
+    rundir.prepare(run_dir)
+    rows = roles.roles(name for name, on in settings.deciders.items() if on)
+    lock = Lock(run_dir / rundir.LOCK, "trimtab")
+    try:
+        rundir.lay_out(run_dir, rows)
+        rundir.state(state_dir)
+        rundir.write(run_dir / rundir.CONFIG, msgspec.json.encode(settings))
+        common = ("--run-dir", str(run_dir), "--state-dir", str(state_dir), "--config", str(run_dir / rundir.CONFIG))
+        probes = (str(roles.probes_path(run_dir)),)
+        supervisor = Supervisor(
+            rows, run_dir, lambda role: probes if role.kind == "loader" else common, settings.mode, say
+        )
+        for module in PRELOAD:
+            importlib.import_module(module)
+        # What is here now is never garbage; a collection in a role would only copy the pages that it shares.
+        gc.collect()
+        gc.freeze()
+        return supervisor.run()
+    finally:
+        lock.close()
+
+
+def say(text: str) -> None:
+    """One state change, with the time of day. Nobody left to read it is no reason to stop."""
+    with contextlib.suppress(OSError):
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)

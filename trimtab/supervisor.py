@@ -1,0 +1,250 @@
+"""The foreground supervisor: one process per role, kept alive, watched, stopped in order. One loop, no thread.
+
+It speaks sd_notify(3) with the roles, so that they need not know whether it is this or systemd that runs them. A
+message counts only when the kernel says that a role's own process sent it.
+"""
+
+from __future__ import annotations
+
+import selectors
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bus.roles import Role
+from trimtab import announce, rundir
+from trimtab.child import SIGNALS, WATCHDOG_S
+from trimtab.ear import Ear
+from trimtab.process import Process, ending
+
+STAGES = {"decider": 0, "loader": 0, "collector": 1, "actuator": 2}
+"""The order in which kinds of roles stop."""
+STOP_S = (2.0, 4.0, 10.0)
+"""By when, after a stop was asked for, deciders, collectors and the actuator have ended or are killed."""
+WRITE_S = 1.0
+LATE_S = 2.0
+SLOW_START_S = 10.0
+ONESHOT_TRIES = 4
+
+Say = Callable[[str], None]
+Arguments = Callable[[Role], Sequence[str]]
+
+
+class Supervisor:
+    """Runs `roles` below run_dir (which rundir has laid out) until SIGTERM, SIGINT or SIGHUP."""
+
+    def __init__(self, roles: Sequence[Role], run_dir: Path, arguments: Arguments, mode: str, say: Say) -> None:
+        notify = run_dir / rundir.NOTIFY
+        self._processes = [Process(role, arguments(role), notify) for role in roles]
+        self._run_dir = run_dir
+        self._mode = mode
+        self._say = say
+        self._selector = selectors.DefaultSelector()
+        self._ear = Ear(notify)
+        self._wake, self._wake_end = socket.socketpair()
+        self._stop_s = 0.0
+        self._stage = 0
+        self._unclean = False
+        self._board = announce.Board(run_dir, say)
+        self._begun_s = time.monotonic()
+        self._told = ""
+
+    def run(self) -> int:
+        """Until all have ended after a stop. 0: in order; 1: something had to be killed, or failed on its way out."""
+        before = self._listen()
+        try:
+            for process in self._processes:
+                if process.daemon:
+                    self._start(process)
+            while not self._over():
+                self._turn()
+        finally:
+            self._close(before)
+        return 1 if self._unclean else 0
+
+    # --- the loop
+
+    def _turn(self) -> None:
+        wake_s = self._next_s()
+        for key, _ in self._selector.select(max(0.0, wake_s - time.monotonic())):
+            key.data()
+        now_s = time.monotonic()
+        if now_s - wake_s > LATE_S:
+            # Stopped (Ctrl-Z) or starved for a while: what the roles said meanwhile did not fit the socket's queue.
+            for process in self._processes:
+                process.seen_s = now_s
+        if self._stop_s:
+            self._stopping(now_s)
+        else:
+            self._keep_alive(now_s)
+        if now_s - self._board.written_s >= WRITE_S:
+            self._write()
+
+    def _next_s(self) -> float:
+        """When something is due although no descriptor is readable."""
+        due = [self._board.written_s + WRITE_S]
+        due += [process.start_s for process in self._processes if process.state == "waiting"]
+        if self._stop_s:
+            due.append(self._stop_s + STOP_S[self._stage])
+        return min(due)
+
+    def _keep_alive(self, now_s: float) -> None:
+        for process in self._processes:
+            if process.state == "waiting" and now_s >= process.start_s:
+                self._start(process)
+            elif process.child and process.daemon and now_s - process.seen_s > WATCHDOG_S:
+                self._say(f"{process.name}: silent for {WATCHDOG_S} s; killing it")
+                process.seen_s = now_s
+                process.send(signal.SIGKILL)
+        if not self._told and now_s - self._begun_s > SLOW_START_S:
+            self._told = "late"
+            waiting = ", ".join(process.name for process in self._processes if process.state != "running")
+            self._say(f"not ready after {SLOW_START_S:g} s; waiting for {waiting}")
+
+    # --- starting and ending
+
+    def _start(self, process: Process) -> None:
+        now_s = time.monotonic()
+        try:
+            started = process.start(now_s)
+        except OSError as error:
+            process.again(now_s)
+            self._say(f"{process.name}: cannot be started: {error.strerror}; again in {process.delay_s:g} s")
+            return
+        self._selector.register(started.pidfd, selectors.EVENT_READ, lambda: self._ended(process))
+        self._selector.register(started.output, selectors.EVENT_READ, lambda: self._pass_on(process.lines()))
+
+    def _ended(self, process: Process) -> None:
+        assert process.child
+        now_s = time.monotonic()
+        self._selector.unregister(process.child.pidfd)
+        self._selector.unregister(process.child.output)
+        asked_to = process.state == "stopping"
+        code, last = process.reap(now_s)
+        self._pass_on(last)
+        if asked_to or self._stop_s:
+            process.become("stopped")
+            self._unclean = self._unclean or (process.daemon and code != 0)
+        elif process.daemon:
+            process.again(now_s)
+            self._say(f"{process.name}: {ending(code)}; again in {process.delay_s:g} s")
+            self._drop_oneshots(process)
+        else:
+            self._oneshot_ended(process, code, now_s)
+        self._write()
+
+    def _start_oneshots(self, daemon: Process) -> None:
+        """A daemon has spoken for the first time: what belongs to it finds it listening now."""
+        for process in self._oneshots(daemon):
+            if not process.child:
+                process.failures = 0
+                self._start(process)
+
+    def _drop_oneshots(self, daemon: Process) -> None:
+        """A daemon has died: what was started for it is of no use to the next one."""
+        for process in self._oneshots(daemon):
+            process.become("stopping" if process.child else "stopped")
+            process.send(signal.SIGKILL)
+
+    def _oneshots(self, daemon: Process) -> list[Process]:
+        return [process for process in self._processes if process.role.oneshot_for == daemon.name]
+
+    def _oneshot_ended(self, process: Process, code: int, now_s: float) -> None:
+        if code == 0:
+            process.become("done")
+        elif process.failures < ONESHOT_TRIES:
+            process.again(now_s)
+            self._say(f"{process.name}: {ending(code)}; again in {process.delay_s:g} s")
+        else:
+            process.become("failed")
+            self._say(f"{process.name}: {ending(code)}; not tried again until {process.role.oneshot_for} restarts")
+
+    # --- stopping
+
+    def _stopping(self, now_s: float) -> None:
+        while self._stage < len(STOP_S):
+            group = [each for each in self._processes if each.child and STAGES[each.role.kind] == self._stage]
+            if not group:
+                self._stage += 1
+                continue
+            for process in group:
+                if process.state != "stopping":
+                    process.become("stopping")
+                    process.send(signal.SIGTERM)
+                elif now_s >= self._stop_s + STOP_S[self._stage]:
+                    self._say(f"{process.name}: did not stop in time; killing it")
+                    process.send(signal.SIGKILL)
+            return
+
+    def _over(self) -> bool:
+        return self._stage >= len(STOP_S)
+
+    # --- listening
+
+    def _listen(self) -> dict[int, Any]:
+        self._wake.setblocking(False)
+        self._wake_end.setblocking(False)
+        signal.set_wakeup_fd(self._wake_end.fileno(), warn_on_full_buffer=False)
+        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
+        return {number: signal.signal(number, lambda *_: None) for number in SIGNALS if number != signal.SIGCHLD}
+
+    def _signalled(self) -> None:
+        number = signal.Signals(self._wake.recv(1)[0])
+        if self._stop_s:
+            self._say(f"{number.name}: already stopping")
+            return
+        self._say(f"{number.name}: stopping")
+        self._stop_s = time.monotonic()
+        for process in self._processes:
+            if not process.child:
+                process.become("stopped")
+        self._stopping(self._stop_s)
+        self._write()
+
+    def _notified(self) -> None:
+        pid, message = self._ear.hear() or (0, b"")
+        for process in self._processes:
+            if process.child and process.child.pid == pid:
+                first = not process.spoken
+                if process.heard(message, time.monotonic()):
+                    self._running(process)
+                if first and not self._stop_s:
+                    self._start_oneshots(process)
+
+    def _running(self, process: Process) -> None:
+        assert process.child
+        if self._told == "ready":
+            self._say(f"{process.name}: running again, pid {process.child.pid}")
+        elif self._ready:
+            self._told = "ready"
+            self._say(announce.ready_block(self._processes, self._mode, time.monotonic() - self._begun_s))
+        self._write()
+
+    def _pass_on(self, lines: Sequence[str]) -> None:
+        for line in lines:
+            # What is missing from the start on stands in the block that says "ready".
+            if self._told == "ready" or ": without " not in line:
+                self._say(line)
+
+    # --- telling
+
+    @property
+    def _ready(self) -> bool:
+        return not self._stop_s and all(process.state == "running" for process in self._processes if process.daemon)
+
+    def _write(self) -> None:
+        self._board.write(announce.document(self._processes, self._mode, self._ready))
+
+    def _close(self, before: dict[int, Any]) -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self._write()
+        self._selector.close()
+        self._wake.close()
+        self._wake_end.close()
+        self._ear.close()
