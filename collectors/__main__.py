@@ -69,7 +69,7 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
     if kind == "bpf":
         from collectors.bpf import BpfSource
 
-        return BpfSource(run_dir, settings)
+        return BpfSource(run_dir)
     if kind == "proc":
         from collectors.proc import ProcSource
 

@@ -1,0 +1,183 @@
+"""The probes: one row each says what is compiled, what it hangs on, what it needs of the kernel, what it emits.
+
+Standard library only: the daemons read these rows in trimtab's environment, the loader under the system's python.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import Literal, NamedTuple
+
+HERE = Path(__file__).resolve().parent
+"""The folder of the sources. bcc is told that it is a kernel tree (BCC_KERNEL_SOURCE), for its include/."""
+
+Kind = Literal["tp_btf", "raw_tracepoint", "cgroup_sysctl"]
+
+ROAD_NAMES: dict[Kind, str] = {
+    "tp_btf": "raw tracepoint, typed",
+    "raw_tracepoint": "raw tracepoint",
+    "cgroup_sysctl": "cgroup",
+}
+"""What the operator reads."""
+
+
+class Road(NamedTuple):
+    """One way of attaching a probe."""
+
+    kind: Kind
+    target: str
+    """The tracepoint's name; empty for a cgroup."""
+    function: str
+    """The C function that is loaded for it."""
+
+
+class Field(NamedTuple):
+    """A member of a kernel structure whose place BTF tells: OFF_<macro>, for bits also SHIFT_ and BITS_<macro>."""
+
+    macro: str
+    of: str
+    """The structure's name."""
+    path: str
+    """a.b[2].c: through named and anonymous members and arrays, never through a pointer."""
+    size: int
+    """In bytes, as the C code reads it. BITS: a bit field or a whole byte. ANY: only its place counts."""
+    essential: bool = True
+    """Without it there is no probe; otherwise the record holds 0 there."""
+
+
+BITS = 0
+ANY = -1
+
+
+class Probe(NamedTuple):
+    """One probe: a source, the roads to try in this order, its own ring."""
+
+    name: str
+    sources: tuple[str, ...]
+    """Files in HERE, compiled as one text in this order. One that several probes name is taken once."""
+    roads: tuple[Road, ...]
+    fields: tuple[Field, ...]
+    topic: str
+    """The event that its records become (bus.schema)."""
+    record: struct.Struct
+    """One record: the event's fields in their order."""
+    ring_bytes: int
+    """A power of two of at least a page. Each probe has its own ring: a flood of one cannot push out another's events,
+    and one map cannot have several producers contending for its lock."""
+    summary: str
+    without: str
+    """What is lost when it cannot be attached."""
+
+
+_NETNS = (
+    # net_cookie is a plain u64 since 5.12; before, the namespace goes by its inode (as in bus.netns).
+    Field("NET_COOKIE", "net", "net_cookie", 8, essential=False),
+    Field("NET_INUM", "net", "ns.inum", 4),
+)
+_SOCKET = (
+    *_NETNS,
+    Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
+    Field("SK_COOKIE", "sock", "__sk_common.skc_cookie.counter", 8, essential=False),
+    Field("SK_FAMILY", "sock", "__sk_common.skc_family", 2),
+    Field("SK_NUM", "sock", "__sk_common.skc_num", 2),
+    Field("SK_DPORT", "sock", "__sk_common.skc_dport", 2),
+    Field("SK_USERLOCKS", "sock", "sk_userlocks", BITS),
+    Field("TP_SRTT", "tcp_sock", "srtt_us", 4, essential=False),
+)
+
+PROBES: tuple[Probe, ...] = (
+    Probe(
+        name="tcp_rcvbuf",
+        sources=("tcp_buffer.c", "tcp_rcvbuf.c"),
+        roads=(
+            Road("tp_btf", "tcp_rcv_space_adjust", "tcp_rcvbuf_typed"),
+            Road("raw_tracepoint", "tcp_rcv_space_adjust", "tcp_rcvbuf_raw"),
+        ),
+        fields=(
+            *_SOCKET,
+            Field("SK_RCVBUF", "sock", "sk_rcvbuf", 4),
+            Field("NET_TCP_RMEM_MAX", "net", "ipv4.sysctl_tcp_rmem[2]", 4),
+            Field("TP_RCV_WND", "tcp_sock", "rcv_wnd", 4, essential=False),
+            Field("TP_WINDOW_CLAMP", "tcp_sock", "window_clamp", 4, essential=False),
+            Field("TP_RCV_WSCALE", "tcp_sock", "rx_opt.rcv_wscale", BITS, essential=False),
+            Field("TP_RCVQ_SPACE", "tcp_sock", "rcvq_space.space", 4, essential=False),
+            Field("TP_RCV_RTT", "tcp_sock", "rcv_rtt_est.rtt_us", 4, essential=False),
+            Field("TP_BYTES_RECEIVED", "tcp_sock", "bytes_received", 8, essential=False),
+        ),
+        topic="TcpRcvBuf",
+        record=struct.Struct("=9Q?7x7Q"),
+        ring_bytes=256 * 1024,
+        summary="TCP sockets whose receive buffer nears tcp_rmem[2] of their namespace",
+        without="tcp_rmem[2] is not tuned: nothing else tells how near one socket is to it at the moment it matters",
+    ),
+    Probe(
+        name="tcp_sndbuf",
+        sources=("tcp_buffer.c", "tcp_sndbuf.c"),
+        roads=(
+            Road("tp_btf", "tcp_probe", "tcp_sndbuf_typed"),
+            Road("raw_tracepoint", "tcp_probe", "tcp_sndbuf_raw"),
+        ),
+        fields=(
+            *_SOCKET,
+            Field("SK_SNDBUF", "sock", "sk_sndbuf", 4),
+            Field("NET_TCP_WMEM_MAX", "net", "ipv4.sysctl_tcp_wmem[2]", 4),
+            Field("SK_WMEM_QUEUED", "sock", "sk_wmem_queued", 4, essential=False),
+            Field("TP_MIN_RTT", "tcp_sock", "rtt_min.s[0].v", 4, essential=False),
+            Field("TP_SND_CWND", "tcp_sock", "snd_cwnd", 4, essential=False),
+            Field("TP_MSS", "tcp_sock", "mss_cache", 4, essential=False),
+            Field("TP_PACKETS_OUT", "tcp_sock", "packets_out", 4, essential=False),
+            Field("TP_SND_WND", "tcp_sock", "snd_wnd", 4, essential=False),
+            Field("TP_BYTES_ACKED", "tcp_sock", "bytes_acked", 8, essential=False),
+            Field("TP_RATE_DELIVERED", "tcp_sock", "rate_delivered", 4, essential=False),
+            Field("TP_RATE_INTERVAL", "tcp_sock", "rate_interval_us", 4, essential=False),
+            Field("TP_CHRONO_TYPE", "tcp_sock", "chrono_type", BITS, essential=False),
+            Field("TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", 4, essential=False),
+        ),
+        topic="TcpSndBuf",
+        record=struct.Struct("=9Q?7x12Q"),
+        ring_bytes=256 * 1024,
+        summary="TCP sockets whose send buffer nears tcp_wmem[2] of their namespace",
+        without="tcp_wmem[2] is not tuned: nothing else tells how near one socket is to it at the moment it matters",
+    ),
+    Probe(
+        name="neigh_create",
+        sources=("neigh_create.c",),
+        roads=(Road("raw_tracepoint", "neigh_create", "neigh_create_raw"),),
+        fields=(
+            *_NETNS,
+            Field("TBL_FAMILY", "neigh_table", "family", 4),
+            Field("TBL_GC_ENTRIES", "neigh_table", "gc_entries.counter", 4),
+            Field("TBL_ENTRIES", "neigh_table", "entries.counter", 4, essential=False),
+            Field("TBL_GC_THRESH1", "neigh_table", "gc_thresh1", 4),
+            Field("TBL_GC_THRESH2", "neigh_table", "gc_thresh2", 4),
+            Field("TBL_GC_THRESH3", "neigh_table", "gc_thresh3", 4),
+            Field("DEV_NET", "net_device", "nd_net.net", 8, essential=False),
+            Field("DEV_IFINDEX", "net_device", "ifindex", 4, essential=False),
+        ),
+        topic="NeighEntries",
+        record=struct.Struct("=11Q"),
+        ring_bytes=64 * 1024,
+        summary="neighbour tables that fill up, at the entry that fills them",
+        without="a neighbour table is seen only when it is polled, so a burst of neighbours can be refused before",
+    ),
+    Probe(
+        name="sysctl_write",
+        sources=("sysctl_write.c",),
+        roads=(Road("cgroup_sysctl", "", "sysctl_write"),),
+        fields=(
+            *_NETNS,
+            Field("TASK_NSPROXY", "task_struct", "nsproxy", 8),
+            Field("NSPROXY_NET", "nsproxy", "net_ns", 8),
+            Field("SYSCTL_HEAD", "bpf_sysctl_kern", "head", 8, essential=False),
+            Field("HEAD_SET", "ctl_table_header", "set", 8, essential=False),
+            Field("SET_IS_SEEN", "ctl_table_set", "is_seen", 8, essential=False),
+            Field("NET_SYSCTLS", "net", "sysctls", ANY, essential=False),
+        ),
+        topic="SysctlWrite",
+        record=struct.Struct("=5Q16s128s128s128s"),
+        ring_bytes=256 * 1024,
+        summary="writes to sysctls by anyone, in any namespace",
+        without="a foreign write is noticed only when the value is next compared, and not who wrote it",
+    ),
+)

@@ -1,0 +1,1 @@
+/* Included by bcc, used by none of our probes. */

@@ -1,0 +1,61 @@
+/* SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0 */
+/*
+ * What all probes share. Places of members (OFF_, SHIFT_, BITS_) come from the running kernel's BTF, descriptors of the
+ * rings and of the drop counters from the loader, all as -D. A member that the kernel does not have is OFF_x = -1 and
+ * reads as 0.
+ */
+#pragma once
+
+#define AF_INET 2
+#define AF_INET6 10
+
+#define MSEC 1000000ull
+#define SEC 1000000000ull
+
+/* Reads through a helper: works wherever the pointer came from, at some 45 ns each. */
+#define PEEK(type, base, member)                                                              \
+    ({                                                                                        \
+        type peeked_ = 0;                                                                     \
+        if (OFF_##member >= 0)                                                                \
+            bpf_probe_read_kernel(&peeked_, sizeof(peeked_), (void *)((base) + OFF_##member)); \
+        peeked_;                                                                              \
+    })
+#define PEEK_BITS(base, member) ((PEEK(u8, base, member) >> SHIFT_##member) & ((1u << BITS_##member) - 1))
+
+/*
+ * Reads a member that the verifier knows from the program's typed arguments, at some 2 ns. In assembly, since bcc
+ * rewrites what looks like a dereference into a helper call. Only for members without which there is no probe.
+ */
+#define TYPED_U32(base, member)                                                           \
+    ({                                                                                    \
+        u64 typed_;                                                                       \
+        asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(typed_) : "r"(base), "i"(OFF_##member)); \
+        typed_;                                                                           \
+    })
+#define TYPED_U64(base, offset)                                                       \
+    ({                                                                                \
+        u64 typed_;                                                                   \
+        asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(typed_) : "r"(base), "i"(offset)); \
+        typed_;                                                                       \
+    })
+
+/* A negative count is a snapshot of something in motion. */
+#define NOT_NEGATIVE(value) ((value) < 0 ? 0 : (u64)(value))
+
+static inline __attribute__((always_inline)) u64 netns_of(u64 net)
+{
+    return OFF_NET_COOKIE >= 0 ? PEEK(u64, net, NET_COOKIE) : PEEK(u32, net, NET_INUM);
+}
+
+/* A ring does not tell its readers what found no room in it: counted here, read by mmap. */
+#define RESERVE(probe, size)                                                              \
+    ({                                                                                    \
+        void *reserved_ = bpf_ringbuf_reserve((void *)bpf_pseudo_fd(1, RING_##probe), size, 0); \
+        if (!reserved_) {                                                                 \
+            u32 row_ = ROW_##probe;                                                       \
+            u64 *lost_ = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, DROPS), &row_);     \
+            if (lost_)                                                                    \
+                __sync_fetch_and_add(lost_, 1);                                           \
+        }                                                                                 \
+        reserved_;                                                                        \
+    })

@@ -1,0 +1,1 @@
+/* bcc force-includes its own copy. */

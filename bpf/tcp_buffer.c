@@ -1,0 +1,106 @@
+// SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
+/*
+ * What tcp_rcvbuf.c and tcp_sndbuf.c share: when a socket's buffer is worth an event. Packets come by the million, conditions do not:
+ *  - near (75 % of the limit) now or within 5 s: one event per socket in 100 ms, so that the rate after a raised limit
+ *    is seen as well;
+ *  - in use (40 %), or locked by the application: one of each per namespace and side in 5 s;
+ *  - in all at most one per namespace in 1 ms (two CPUs in the same instant may both pass);
+ *  - below an eighth of the limit: not looked at.
+ * Not a header: bcc rewrites table.lookup() in the main text only, so the loader puts the sources one after another.
+ */
+#include <trimtab.h>
+
+#define SOCKET_PERIOD (100 * MSEC)
+#define NETNS_PERIOD (1 * MSEC)
+#define SLOW_PERIOD (5 * SEC)
+#define SLOW_RETRY (10 * MSEC)
+#define NEAR_MEMORY (5 * SEC)
+
+enum side { RECEIVE, SEND };
+
+struct socket_state {
+    u64 near_ns; /* when last seen near; 0: never, or locked */
+    u64 next_ns; /* not to be looked at before */
+};
+
+struct netns_state {
+    u64 sent_ns;
+    u64 retry_ns;                /* no slow candidate is looked at before: finding out who locked what costs */
+    u64 slow_ns[4];              /* by side and whether locked */
+};
+
+/* Keyed by the socket's address plus its side, and by the namespace. Lost entries only mean an event too many. */
+BPF_TABLE("lru_hash", u64, struct socket_state, tcp_sockets, 8192);
+BPF_TABLE("lru_hash", u64, struct netns_state, tcp_namespaces, 1024);
+
+static inline __attribute__((always_inline)) struct netns_state *netns_state(u64 netns)
+{
+    struct netns_state fresh = {}, *state = tcp_namespaces.lookup(&netns);
+    if (state)
+        return state;
+    tcp_namespaces.update(&netns, &fresh);
+    return tcp_namespaces.lookup(&netns);
+}
+
+/* Whether to send an event for this socket now. `lock` is the bit of sk_userlocks for this side. */
+static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side side, u64 size, u64 limit, u8 lock,
+                                                      u64 now, bool *locked)
+{
+    u64 key = sk + side;
+    struct socket_state next = {}, *state = tcp_sockets.lookup(&key);
+    if (state && now < state->next_ns)
+        return false;
+    bool near = size * 4 >= limit * 3;
+    bool recent = state && state->near_ns && now - state->near_ns < NEAR_MEMORY;
+    if (!near && !recent && size * 5 < limit * 2)
+        return false;
+    struct netns_state *netns = netns_state(netns_of(net));
+    if (!netns || now - netns->sent_ns < NETNS_PERIOD)
+        return false;
+    if (!near && !recent && now < netns->retry_ns)
+        return false;
+    *locked = PEEK_BITS(sk, SK_USERLOCKS) & lock;
+    next.next_ns = now + SOCKET_PERIOD;
+    if (*locked || (!near && !recent)) {
+        u64 *slow = &netns->slow_ns[*locked ? side + 2 : side];
+        netns->retry_ns = now + SLOW_RETRY;
+        if (near)
+            tcp_sockets.update(&key, &next);
+        if (*slow && now - *slow < SLOW_PERIOD)
+            return false;
+        *slow = now;
+    } else {
+        next.near_ns = near ? now : state ? state->near_ns : 0;
+        tcp_sockets.update(&key, &next);
+    }
+    netns->sent_ns = now;
+    return true;
+}
+
+/* bcc's own prototype cuts cookies to 32 bits. */
+static u64 (*typed_socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
+
+/*
+ * A name for the socket while it lives, on the road that cannot ask for a cookie: the cookie if anyone else has asked
+ * for one (as ss does), or a hash of the socket's address and ports. The address itself stays in the kernel: SALT is
+ * random per load. Below 2^63, which every database and JSON reader can hold; cookies never get near 2^62.
+ */
+static inline __attribute__((always_inline)) u64 raw_socket_id(u64 sk)
+{
+    u64 cookie = PEEK(u64, sk, SK_COOKIE);
+    if (cookie)
+        return cookie;
+    u64 hash = (sk ^ (u64)PEEK(u16, sk, SK_NUM) << 32 ^ (u64)PEEK(u16, sk, SK_DPORT) << 48) * SALT;
+    return ((hash ^ (hash >> 32)) & ((1ull << 62) - 1)) | 1ull << 62;
+}
+
+#define FILL_SOCKET(record, sk, net, id)                      \
+    do {                                                      \
+        (record)->netns = netns_of(net);                      \
+        (record)->netns_ino = PEEK(u32, net, NET_INUM);       \
+        (record)->socket = id;                                \
+        (record)->family = PEEK(u16, sk, SK_FAMILY);          \
+        (record)->sport = PEEK(u16, sk, SK_NUM);              \
+        (record)->dport = bpf_ntohs(PEEK(u16, sk, SK_DPORT)); \
+        (record)->srtt_us = PEEK(u32, sk, TP_SRTT) >> 3;      \
+    } while (0)

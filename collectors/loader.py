@@ -1,0 +1,347 @@
+"""The loader: compiles and attaches the probes, hands their descriptors to the BPF collector, exits.
+
+    /usr/bin/python3 -I collectors/loader.py SOCKET [--root DIR] [--debug]
+
+Runs as a file under the distribution's python, where bcc lives; imports the standard library, bcc and trimtab's bpf/.
+A short-lived process, since bcc costs 130 MiB, needs capabilities that nobody else here has, and can abort (a clang
+assertion takes the whole process along). It connects first, so that its death is seen as the end of the connection.
+
+What is sent is one packet (collectors.handoff has the format). Exit code: 0 handed over, also when nothing attaches;
+1 nobody listens; 64 usage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import ctypes
+import errno
+import json
+import os
+import secrets
+import socket
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+if not __package__:  # -I leaves our folder out; last, so that nothing of the distribution's is overlaid
+    sys.path.append(str(Path(__file__).resolve().parent.parent))
+
+from bpf import BITS, HERE, PROBES, ROAD_NAMES, Field, Probe, Road
+from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
+
+EX_USAGE = 64
+VERSION = 1
+
+
+class Ready(NamedTuple):
+    """A probe that the kernel has everything for: its ring, and its -D flags."""
+
+    probe: Probe
+    ring: int
+    flags: list[str]
+    missing: list[str]
+    """Optional members that this kernel lacks."""
+
+
+class Taken(NamedTuple):
+    """What became of a probe: the road and the link that holds it, or neither, and why."""
+
+    road: str
+    reason: str
+    link: int = -1
+
+
+class Loader:
+    """One run. Results go into `taken`, descriptors into `rings` and `drops`; the order is that of bpf.PROBES."""
+
+    def __init__(self, root: Path, debug: bool) -> None:
+        self._root = root
+        self._debug = debug
+        self._libbpf = Libbpf()
+        self._btf: Btf | None = None
+        self._tracepoints: dict[str, int] = {}
+        self.taken: dict[str, Taken] = {}
+        self.rings: dict[str, int] = {}
+        self.drops = -1
+
+    def run(self) -> None:
+        """Try every probe. What fails is told in `taken`, never raised."""
+        try:
+            self._btf = self._libbpf.btf(self._root / "sys/kernel/btf/vmlinux")
+            self.drops = self._libbpf.map_create(BPF_MAP_TYPE_ARRAY, "drops", 8, len(PROBES), BPF_F_MMAPABLE)
+        except (UnavailableError, OSError) as error:
+            self._all_off(self.explain(error))
+            return
+        ready = [made for probe in PROBES if (made := self._prepare(probe))]
+        try:
+            modules = self._compile(ready)
+        except UnavailableError as error:
+            self._all_off(str(error))
+        else:
+            for one, module in modules:
+                self._attach(one, module)
+        self._btf.close()
+
+    def _all_off(self, reason: str) -> None:
+        for probe in PROBES:
+            self.taken.setdefault(probe.name, Taken("", reason))
+
+    def _prepare(self, probe: Probe) -> Ready | None:
+        try:
+            flags, missing = self._places(probe)
+            ring = self._libbpf.map_create(BPF_MAP_TYPE_RINGBUF, probe.name[:15], 0, probe.ring_bytes)
+        except (UnavailableError, OSError) as error:
+            self.taken[probe.name] = Taken("", self.explain(error))
+            return None
+        self.rings[probe.name] = ring
+        row = [f"-DRING_{probe.name}={ring}", f"-DROW_{probe.name}={PROBES.index(probe)}"]
+        return Ready(probe, ring, flags + row, missing)
+
+    def _places(self, probe: Probe) -> tuple[list[str], list[str]]:
+        assert self._btf
+        flags: list[str] = []
+        missing: list[str] = []
+        for field in probe.fields:
+            try:
+                place = self._btf.place(field)
+            except UnavailableError as error:
+                if field.essential:
+                    raise
+                missing.append(f"{error}")
+                flags += _macros(field, -1, 0, 8)
+            else:
+                flags += _macros(field, *place)
+        return flags, missing
+
+    def _compile(self, ready: list[Ready]) -> list[tuple[Ready, Any]]:
+        """The module of each probe: one for all, which is fastest; or one each, when some probe does not compile."""
+        if not ready:
+            return []
+        compiler = Compiler(self.drops, self._debug)
+        try:
+            module = compiler.compile(ready)
+        except CompileError as error:
+            if len(ready) == 1:
+                self.taken[ready[0].probe.name] = Taken("", f"does not compile: {error}")
+                return []
+            return [pair for one in ready for pair in self._compile_alone(compiler, one)]
+        return [(one, module) for one in ready]
+
+    def _compile_alone(self, compiler: Compiler, one: Ready) -> list[tuple[Ready, Any]]:
+        try:
+            return [(one, compiler.compile([one]))]
+        except CompileError as error:
+            self.taken[one.probe.name] = Taken("", f"does not compile: {error}")
+            return []
+
+    def _attach(self, one: Ready, module: Any) -> None:
+        reasons = []
+        for road in one.probe.roads:
+            try:
+                link, caveat = self._take(road, module)
+            except (UnavailableError, OSError) as error:
+                reasons.append(f"{ROAD_NAMES[road.kind]}: {self.explain(error)}")
+                continue
+            self.taken[one.probe.name] = Taken(ROAD_NAMES[road.kind], "; ".join(reasons + one.missing + caveat), link)
+            return
+        self.taken[one.probe.name] = Taken("", "; ".join(reasons))
+
+    def _take(self, road: Road, module: Any) -> tuple[int, list[str]]:
+        code = instructions(module, road.function)
+        if road.kind == "cgroup_sysctl":
+            return self._take_cgroup(code, road)
+        assert self._btf
+        # The typed road names its tracepoint when the program is loaded, the plain one when it is attached.
+        typed = road.kind == "tp_btf"
+        program = self._libbpf.program_load(
+            road.kind, road.function, code, self._btf.tracepoint(road.target) if typed else 0
+        )
+        try:
+            return self._libbpf.raw_tracepoint("" if typed else road.target, program), []
+        except FileNotFoundError:
+            raise UnavailableError(f"no tracepoint {road.target}") from None
+        finally:
+            os.close(program)  # the link keeps it
+
+    def _take_cgroup(self, code: bytes, road: Road) -> tuple[int, list[str]]:
+        folder = cgroup2_root(self._root)
+        # A true root has no cgroup.type (Documentation/admin-guide/cgroup-v2.rst); a container's root has one.
+        caveat = ["sees this container's cgroup only"] if (folder / "cgroup.type").exists() else []
+        program = self._libbpf.program_load(road.kind, road.function, code)
+        try:
+            with _opened(folder) as descriptor:
+                return self._libbpf.cgroup_link(program, descriptor), caveat
+        finally:
+            os.close(program)
+
+    def explain(self, error: Exception) -> str:
+        """One short line for the operator."""
+        if not isinstance(error, OSError):
+            return str(error)
+        if error.errno not in (errno.EPERM, errno.EACCES) or error.strerror != os.strerror(error.errno):
+            return error.strerror or str(error)
+        return f"not permitted{lockdown(self._root)}"
+
+
+class CompileError(Exception):
+    """The compiler's first complaint."""
+
+
+class Compiler:
+    """bcc, with its talk kept to itself. Raises UnavailableError when there is none."""
+
+    def __init__(self, drops: int, debug: bool) -> None:
+        self._drops = drops
+        self._debug = debug
+        os.environ["BCC_KERNEL_SOURCE"] = str(HERE)
+        try:
+            import bcc
+        except ImportError as error:
+            raise UnavailableError(f"no bcc in {sys.executable}: {error}") from None
+        except OSError as error:  # ctypes, where libbcc.so.0 or what it needs does not load
+            raise UnavailableError(f"bcc does not load: {error}") from None
+        self._bcc = bcc
+
+    def compile(self, ready: list[Ready]) -> Any:
+        """The module that holds the programs of these probes. Raises CompileError."""
+        # The same flag may come from several probes, always with the same value.
+        flags = dict.fromkeys(flag for one in ready for flag in one.flags)
+        common = [f"-DDROPS={self._drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull"]
+        sources = dict.fromkeys(source for one in ready for source in one.probe.sources)
+        text = "\n".join((HERE / source).read_text() for source in sources)
+        with _quiet(self._debug) as said:
+            try:
+                module = self._bcc.BPF(text=text.encode(), cflags=[*flags, *common])
+            except Exception as error:  # noqa: BLE001 - bcc raises nothing more specific
+                raise CompileError(_complaint(said) or str(error)) from None
+        return module
+
+
+def instructions(module: Any, function: str) -> bytes:
+    """The BPF code of one function of a compiled module."""
+    from bcc import lib
+
+    start = lib.bpf_function_start(module.module, function.encode())
+    if not start:
+        raise UnavailableError(f"{function} is not in the compiled module")
+    return ctypes.string_at(start, lib.bpf_function_size(module.module, function.encode()))
+
+
+def cgroup2_root(root: Path) -> Path:
+    """Where the whole cgroup2 hierarchy is mounted (proc_pid_mountinfo(5))."""
+    for line in (root / "proc/self/mountinfo").read_text().splitlines():
+        before, _, after = line.partition(" - ")
+        if after.startswith("cgroup2 ") and before.split()[3] == "/":
+            return root / before.split()[4].lstrip("/")
+    raise UnavailableError("cgroup2 is not mounted")
+
+
+def lockdown(root: Path) -> str:
+    """ ", kernel lockdown: integrity" where the kernel says that it is locked down, else nothing."""
+    with contextlib.suppress(OSError):
+        state = (root / "sys/kernel/security/lockdown").read_text()
+        chosen = state.partition("[")[2].partition("]")[0]
+        if chosen not in ("", "none"):
+            return f", kernel lockdown: {chosen}"
+    return ""
+
+
+def _macros(field: Field, offset: int, shift: int, bits: int) -> list[str]:
+    found = [f"-DOFF_{field.macro}={offset}"]
+    return [*found, f"-DSHIFT_{field.macro}={shift}", f"-DBITS_{field.macro}={bits}"] if field.size == BITS else found
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int]:
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _quiet(debug: bool) -> Iterator[Any]:
+    """What C++ writes to stdout and stderr meanwhile goes into the file yielded; under debug it stays where it goes."""
+    with os.fdopen(os.memfd_create("bcc"), "w+", errors="replace") as said:
+        if debug:
+            yield said
+            return
+        sys.stdout.flush()
+        sys.stderr.flush()
+        before = os.dup(1), os.dup(2)
+        os.dup2(said.fileno(), 1)
+        os.dup2(said.fileno(), 2)
+        try:
+            yield said
+        finally:
+            for number, kept in enumerate(before, start=1):
+                os.dup2(kept, number)
+                os.close(kept)
+
+
+def _complaint(said: Any) -> str:
+    said.seek(0)
+    errors = [line.partition("error:")[2].strip() for line in said if "error:" in line]
+    return errors[0][:160] if errors else ""
+
+
+def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:
+    """The packet: JSON, and the descriptors it counts from 0. Without a loader, every probe is off for this reason."""
+    descriptors: list[int] = []
+    rows: list[dict[str, Any]] = []
+    for probe in PROBES:
+        taken = loader.taken[probe.name] if loader else Taken("", reason)
+        row: dict[str, Any] = {"name": probe.name, "road": taken.road, "reason": taken.reason[:400]}
+        if loader and taken.road:
+            row |= {"ring": len(descriptors), "link": len(descriptors) + 1}
+            descriptors += [loader.rings[probe.name], taken.link]
+        rows.append(row)
+    head: dict[str, Any] = {"version": VERSION, "probes": rows}
+    if descriptors and loader:
+        head["drops"] = len(descriptors)
+        descriptors.append(loader.drops)
+    return json.dumps(head).encode(), descriptors
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, text: str) -> NoReturn:
+        print(f"loader: {text}", file=sys.stderr)
+        raise SystemExit(EX_USAGE)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Load, attach, hand over."""
+    parser = _Parser(prog="loader", description="Compiles and attaches trimtab's BPF probes.")
+    parser.add_argument("socket", type=Path, help="where the BPF collector listens")
+    parser.add_argument("--root", type=Path, default=Path("/"), help="where to look for /sys and /proc")
+    parser.add_argument("--debug", action="store_true", help="let the compiler talk")
+    options = parser.parse_args(argv)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
+        try:
+            connection.connect(bytes(options.socket))
+            packet, descriptors = _load(options.root, options.debug)
+            socket.send_fds(connection, [packet], descriptors)
+        except OSError as error:
+            print(f"loader: {options.socket}: {error.strerror or error}", file=sys.stderr)
+            return 1
+    return 0
+
+
+def _load(root: Path, debug: bool) -> tuple[bytes, list[int]]:
+    try:
+        loader = Loader(root, debug)
+    except UnavailableError as error:
+        return message(None, str(error))
+    loader.run()
+    return message(loader)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Straight out: LLVM's own tear-down takes longer than all the rest of the exit, and has nothing left to do.
+    os._exit(code)
