@@ -1,0 +1,102 @@
+"""The source `netlink`: neighbour tables, network namespaces, the networks that are attached to them."""
+
+from __future__ import annotations
+
+from bus.config import Config
+from bus.schema import AnyEvent, NeighTable
+from collectors import rtnl
+from collectors.namespaces import Census, Mounts
+from collectors.source import Status
+
+SECOND_NS = 1_000_000_000
+TABLE_NS = 2 * SECOND_NS
+STATE_NS = 5 * SECOND_NS
+MOUNT_SPACING_NS = 50_000_000
+"""However fast mounts come and go, scans are at least so far apart."""
+SLACK_NS = 20_000_000
+"""What is due so soon is done now, so that the host wakes once and not twice."""
+TABLES = {2: "ARP", 10: "ND"}
+
+
+class NetlinkSource:
+    """With CAP_SYS_ADMIN and CAP_SYS_PTRACE every namespace; without them its own, and it says so."""
+
+    ready = True
+
+    def __init__(self, config: Config) -> None:
+        self._census = Census(config.netns)
+        self._mounts = Mounts()
+        self._tables: dict[int, str] = {}
+        self._scanned_ns = 0
+        self._scan_ns = self._visit_ns = self._table_ns = self._state_ns = 0
+
+    @property
+    def due_ns(self) -> int:
+        """The earliest of what is to be done."""
+        return min(self._scan_ns, self._visit_ns, self._table_ns, self._state_ns)
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Mounts: a namespace's name is one."""
+        return (self._mounts.fileno(),)
+
+    def collect(self, t_ns: int, readable: frozenset[int]) -> list[AnyEvent]:
+        """News, and now and then everything as it stands."""
+        if self._mounts.fileno() in readable:
+            self._mounts.clear()
+            self._scan_ns = min(self._scan_ns, max(t_ns, self._scanned_ns + MOUNT_SPACING_NS))
+        soon_ns = t_ns + SLACK_NS
+        events: list[AnyEvent] = []
+        if soon_ns >= self._scan_ns:
+            self._scanned_ns = self._visit_ns = t_ns
+            gone, self._scan_ns = self._census.scan(t_ns)
+            events += gone
+        if soon_ns >= self._visit_ns:
+            events += self._census.visit(t_ns)
+            self._visit_ns = t_ns if self._census.more else t_ns + SECOND_NS
+        if soon_ns >= self._table_ns:
+            self._table_ns = t_ns + TABLE_NS
+            events += self._neighbours(t_ns)
+        if soon_ns >= self._state_ns:
+            self._state_ns = t_ns + STATE_NS
+            events += self._census.state(t_ns)
+        return events
+
+    def _neighbours(self, t_ns: int) -> list[NeighTable]:
+        tables = [self._neighbour_table(family, t_ns) for family in TABLES]
+        return [table for table in tables if table]
+
+    def _neighbour_table(self, family: int, t_ns: int) -> NeighTable | None:
+        try:
+            table = rtnl.table(family)
+        except OSError as error:
+            self._tables[family] = error.strerror or str(error)
+            return None
+        self._tables[family] = "" if table else "the kernel has none"
+        if not table:
+            return None
+        first, second, third = table.thresholds
+        return NeighTable(
+            t_ns=t_ns,
+            family=family,
+            entries=table.entries,
+            gc_thresh1=first,
+            gc_thresh2=second,
+            gc_thresh3=third,
+            table_fulls=table.table_fulls,
+            forced_gc_runs=table.forced_gc_runs,
+            allocs=table.allocs,
+            destroys=table.destroys,
+        )
+
+    def status(self) -> Status:
+        """Tables and namespaces, and what of them cannot be seen."""
+        watched = [f"{name} table" for family, name in TABLES.items() if not self._tables.get(family)]
+        missing = [f"{TABLES[family]} table: {why}" for family, why in self._tables.items() if why]
+        count = len(self._census)
+        return Status(
+            [*watched, f"{count} network namespace{'' if count == 1 else 's'}", "attached networks"],
+            missing + self._census.missing(),
+        )
+
+    def close(self) -> None:
+        self._mounts.close()
