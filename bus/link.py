@@ -6,6 +6,7 @@ first; PUB/SUB drops in silence past the high-water mark, so events are numbered
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -36,8 +37,12 @@ class Lock:
     """An exclusive lock on `path`, held until close() or the end of the process. LinkError names who holds it."""
 
     def __init__(self, path: Path, what: str) -> None:
-        # No O_TRUNC: the holder's pid stays readable for whoever is refused.
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            # No O_TRUNC: the holder's pid stays readable for whoever is refused.
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        except OSError as error:
+            reason = "is a symbolic link, and no lock" if error.errno == errno.ELOOP else error.strerror
+            raise LinkError(f"{path}: {reason}") from None
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -90,6 +95,7 @@ class _Bound:
         try:
             self.socket.bind(endpoint)
         except zmq.ZMQError as error:
+            self.close()
             raise LinkError(f"{path}: {error}") from None
         finally:
             os.umask(mask)
@@ -116,9 +122,8 @@ class Publisher(_Bound):
         """Send events, in batches of at most BATCH_EVENTS."""
         for start in range(0, len(events), BATCH_EVENTS):
             part = list(events[start : start + BATCH_EVENTS])
-            batch = Batch(VERSION, self._name, self._epoch_ns, self.published, part)
+            self.socket.send(encode(Batch(VERSION, self._name, self._epoch_ns, self.published, part)))
             self.published += len(part)
-            self.socket.send(encode(batch))
 
 
 class Subscriber:
@@ -129,6 +134,8 @@ class Subscriber:
         self.lost = 0
         self.received = 0
         self.malformed = 0
+        self.repeated = 0
+        """Events that came again, or came after they had been counted as lost: dropped."""
         self._epoch_ns = 0
         self._next = 0
         self.socket = _socket(zmq.SUB, EVENT_HWM, EVENT_BYTES_MAX)
@@ -151,21 +158,30 @@ class Subscriber:
             if batch.publisher != self.publisher or not batch.events:
                 self.malformed += 1
                 continue
-            events += self._gap(batch)
-            events += batch.events
-            self.received += len(batch.events)
+            fresh = self._fresh(batch)
+            self.repeated += len(batch.events) - len(fresh)
+            if fresh:
+                events += self._gap(batch)
+                events += fresh
+                self.received += len(fresh)
         return events
 
+    def _fresh(self, batch: Batch) -> list[AnyEvent]:
+        """The events of the batch that were neither given out nor given up before."""
+        if batch.epoch_ns != self._epoch_ns:
+            return batch.events
+        return batch.events[max(0, self._next - batch.number) :]
+
     def _gap(self, batch: Batch) -> list[AnyEvent]:
-        fresh = self._epoch_ns == 0
-        restarted = not fresh and batch.epoch_ns != self._epoch_ns
+        first = self._epoch_ns == 0
+        restarted = not first and batch.epoch_ns != self._epoch_ns
         # The first batch heard of a publisher that was there before us begins in the middle: no loss.
-        lost = 0 if fresh else batch.number - (0 if restarted else self._next)
+        lost = 0 if first else max(0, batch.number - (0 if restarted else self._next))
         self._epoch_ns, self._next = batch.epoch_ns, batch.number + len(batch.events)
-        if lost <= 0 and not restarted:
+        if not lost and not restarted:
             return []
-        self.lost += max(lost, 0)
-        return [Gap(batch.events[0].t_ns, self.publisher, max(lost, 0), restarted)]
+        self.lost += lost
+        return [Gap(batch.events[0].t_ns, self.publisher, lost, restarted)]
 
     def close(self) -> None:
         self.socket.close()
