@@ -24,7 +24,7 @@ BPF_TABLE("array", u32, struct neigh_table_state, neigh_tables, 2);
 static inline __attribute__((always_inline)) int neigh_send(struct neigh_table_state *state, u64 tbl, u64 dev, u64 now,
                                                             u32 family, u64 entries, u64 limit)
 {
-    struct neigh_record *record = RESERVE(neigh_create, sizeof(*record));
+    struct neigh_record *record = RESERVE(neigh_create, record);
     if (!record)
         return 0;
     u64 net = PEEK(u64, dev, DEV_NET);

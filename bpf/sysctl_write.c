@@ -36,7 +36,7 @@ int sysctl_write(struct bpf_sysctl *ctx)
 {
     if (!ctx->write)
         return 1;
-    struct sysctl_record *record = RESERVE(sysctl_write, sizeof(*record));
+    struct sysctl_record *record = RESERVE(sysctl_write, record);
     if (!record)
         return 1;
     record->t_ns = bpf_ktime_get_ns();

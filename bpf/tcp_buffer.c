@@ -4,29 +4,34 @@
  *  - near (75 % of the limit) now or within 5 s: one event per socket in 100 ms, so that the rate after a raised limit
  *    is seen as well;
  *  - in use (40 %), or locked by the application: one of each per namespace and side in 5 s;
- *  - in all at most one per namespace in 1 ms (two CPUs in the same instant may both pass);
+ *  - in all at most one per namespace and tick (two CPUs in the same instant may both pass);
  *  - below an eighth of the limit: not looked at.
  * Not a header: bcc rewrites table.lookup() in the main text only, so the loader puts the sources one after another.
  */
 #include <trimtab.h>
 
-#define SOCKET_PERIOD (100 * MSEC)
-#define NETNS_PERIOD (1 * MSEC)
-#define SLOW_PERIOD (5 * SEC)
-#define SLOW_RETRY (10 * MSEC)
-#define NEAR_MEMORY (5 * SEC)
+/*
+ * The gate's clock is the tick (jiffies, 1 to 10 ms): reading it costs nothing, while on some virtual machines
+ * bpf_ktime_get_ns() costs 100 ns, which is more than all the rest here.
+ */
+#define TICKS(ns) (((ns) + TICK_NS - 1) / TICK_NS)
+#define SOCKET_PERIOD TICKS(100 * MSEC)
+#define SLOW_PERIOD TICKS(5 * SEC)
+#define SLOW_RETRY TICKS(10 * MSEC)
+#define NEAR_MEMORY TICKS(5 * SEC)
 
 enum side { RECEIVE, SEND };
 
+/* All in ticks. */
 struct socket_state {
-    u64 near_ns; /* when last seen near; 0: never, or locked */
-    u64 next_ns; /* not to be looked at before */
+    u64 near; /* when last seen near; 0: never, or locked */
+    u64 next; /* not to be looked at before */
 };
 
 struct netns_state {
-    u64 sent_ns;
-    u64 retry_ns;                /* no slow candidate is looked at before: finding out who locked what costs */
-    u64 slow_ns[4];              /* by side and whether locked */
+    u64 sent;
+    u64 retry;   /* no slow candidate is looked at before: finding out who locked what costs */
+    u64 slow[4]; /* by side and whether locked */
 };
 
 /* Keyed by the socket's address plus its side, and by the namespace. Lost entries only mean an event too many. */
@@ -44,36 +49,38 @@ static inline __attribute__((always_inline)) struct netns_state *netns_state(u64
 
 /* Whether to send an event for this socket now. `lock` is the bit of sk_userlocks for this side. */
 static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side side, u64 size, u64 limit, u8 lock,
-                                                      u64 now, bool *locked)
+                                                      bool *locked)
 {
-    u64 key = sk + side;
+    if (size * 8 < limit)
+        return false;
+    u64 key = sk + side, now = bpf_jiffies64();
     struct socket_state next = {}, *state = tcp_sockets.lookup(&key);
-    if (state && now < state->next_ns)
+    if (state && now < state->next)
         return false;
     bool near = size * 4 >= limit * 3;
-    bool recent = state && state->near_ns && now - state->near_ns < NEAR_MEMORY;
+    bool recent = state && state->near && now - state->near < NEAR_MEMORY;
     if (!near && !recent && size * 5 < limit * 2)
         return false;
     struct netns_state *netns = netns_state(netns_of(net));
-    if (!netns || now - netns->sent_ns < NETNS_PERIOD)
+    if (!netns || netns->sent == now)
         return false;
-    if (!near && !recent && now < netns->retry_ns)
+    if (!near && !recent && now < netns->retry)
         return false;
     *locked = PEEK_BITS(sk, SK_USERLOCKS) & lock;
-    next.next_ns = now + SOCKET_PERIOD;
+    next.next = now + SOCKET_PERIOD;
     if (*locked || (!near && !recent)) {
-        u64 *slow = &netns->slow_ns[*locked ? side + 2 : side];
-        netns->retry_ns = now + SLOW_RETRY;
+        u64 *slow = &netns->slow[*locked ? side + 2 : side];
+        netns->retry = now + SLOW_RETRY;
         if (near)
             tcp_sockets.update(&key, &next);
         if (*slow && now - *slow < SLOW_PERIOD)
             return false;
         *slow = now;
     } else {
-        next.near_ns = near ? now : state ? state->near_ns : 0;
+        next.near = near ? now : state ? state->near : 0;
         tcp_sockets.update(&key, &next);
     }
-    netns->sent_ns = now;
+    netns->sent = now;
     return true;
 }
 

@@ -12,13 +12,13 @@ struct tcp_rcvbuf {
 };
 
 static inline __attribute__((always_inline)) int tcp_rcvbuf_send(u64 sk, u64 net, u64 id, u64 size, u64 limit,
-                                                                 u64 now, bool locked)
+                                                                 bool locked)
 {
-    struct tcp_rcvbuf *record = RESERVE(tcp_rcvbuf, sizeof(*record));
+    struct tcp_rcvbuf *record = RESERVE(tcp_rcvbuf, record);
     if (!record)
         return 0;
     FILL_SOCKET(record, sk, net, id);
-    record->t_ns = now;
+    record->t_ns = bpf_ktime_get_ns();
     record->rcvbuf = size;
     record->limit = limit;
     record->locked = locked;
@@ -38,12 +38,9 @@ int tcp_rcvbuf_typed(u64 *ctx)
     u64 sk = TYPED_U64(ctx, 0);
     u64 size = TYPED_U32(sk, SK_RCVBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_RMEM_MAX);
     bool locked = false;
-    if (size * 8 < limit)
+    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, &locked))
         return 0;
-    u64 now = bpf_ktime_get_ns();
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, now, &locked))
-        return 0;
-    return tcp_rcvbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, now, locked);
+    return tcp_rcvbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, locked);
 }
 
 int tcp_rcvbuf_raw(struct bpf_raw_tracepoint_args *ctx)
@@ -51,10 +48,7 @@ int tcp_rcvbuf_raw(struct bpf_raw_tracepoint_args *ctx)
     u64 sk = ctx->args[0];
     u64 size = PEEK(u32, sk, SK_RCVBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_RMEM_MAX);
     bool locked = false;
-    if (size * 8 < limit)
+    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, &locked))
         return 0;
-    u64 now = bpf_ktime_get_ns();
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, now, &locked))
-        return 0;
-    return tcp_rcvbuf_send(sk, net, raw_socket_id(sk), size, limit, now, locked);
+    return tcp_rcvbuf_send(sk, net, raw_socket_id(sk), size, limit, locked);
 }

@@ -12,14 +12,14 @@ struct tcp_sndbuf {
 };
 
 static inline __attribute__((always_inline)) int tcp_sndbuf_send(u64 sk, u64 net, u64 id, u64 size, u64 limit,
-                                                                 u64 now, bool locked)
+                                                                 bool locked)
 {
-    struct tcp_sndbuf *record = RESERVE(tcp_sndbuf, sizeof(*record));
+    struct tcp_sndbuf *record = RESERVE(tcp_sndbuf, record);
     if (!record)
         return 0;
     u32 min_rtt = PEEK(u32, sk, TP_MIN_RTT);
     FILL_SOCKET(record, sk, net, id);
-    record->t_ns = now;
+    record->t_ns = bpf_ktime_get_ns();
     record->sndbuf = size;
     record->limit = limit;
     record->locked = locked;
@@ -44,12 +44,9 @@ int tcp_sndbuf_typed(u64 *ctx)
     u64 sk = TYPED_U64(ctx, 0);
     u64 size = TYPED_U32(sk, SK_SNDBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_WMEM_MAX);
     bool locked = false;
-    if (size * 8 < limit)
+    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, &locked))
         return 0;
-    u64 now = bpf_ktime_get_ns();
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, now, &locked))
-        return 0;
-    return tcp_sndbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, now, locked);
+    return tcp_sndbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, locked);
 }
 
 int tcp_sndbuf_raw(struct bpf_raw_tracepoint_args *ctx)
@@ -57,10 +54,7 @@ int tcp_sndbuf_raw(struct bpf_raw_tracepoint_args *ctx)
     u64 sk = ctx->args[0];
     u64 size = PEEK(u32, sk, SK_SNDBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_WMEM_MAX);
     bool locked = false;
-    if (size * 8 < limit)
+    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, &locked))
         return 0;
-    u64 now = bpf_ktime_get_ns();
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, now, &locked))
-        return 0;
-    return tcp_sndbuf_send(sk, net, raw_socket_id(sk), size, limit, now, locked);
+    return tcp_sndbuf_send(sk, net, raw_socket_id(sk), size, limit, locked);
 }

@@ -21,6 +21,7 @@ import os
 import secrets
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -32,6 +33,8 @@ from bpf import BITS, HERE, PROBES, ROAD_NAMES, Field, Probe, Road
 from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
 
 EX_USAGE = 64
+CLOCK_MONOTONIC_COARSE = 6
+"""linux/time.h; its resolution is the kernel's tick, 1 / CONFIG_HZ."""
 VERSION = 1
 
 
@@ -97,6 +100,7 @@ class Loader:
             return None
         self.rings[probe.name] = ring
         row = [f"-DRING_{probe.name}={ring}", f"-DROW_{probe.name}={PROBES.index(probe)}"]
+        row.append(f"-DRECORD_{probe.name}={probe.record.size}")
         return Ready(probe, ring, flags + row, missing)
 
     def _places(self, probe: Probe) -> tuple[list[str], list[str]]:
@@ -208,7 +212,8 @@ class Compiler:
         """The module that holds the programs of these probes. Raises CompileError."""
         # The same flag may come from several probes, always with the same value.
         flags = dict.fromkeys(flag for one in ready for flag in one.flags)
-        common = [f"-DDROPS={self._drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull"]
+        tick_ns = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
+        common = [f"-DDROPS={self._drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull", f"-DTICK_NS={tick_ns}ull"]
         sources = dict.fromkeys(source for one in ready for source in one.probe.sources)
         text = "\n".join((HERE / source).read_text() for source in sources)
         with _quiet(self._debug) as said:

@@ -47,15 +47,19 @@ static inline __attribute__((always_inline)) u64 netns_of(u64 net)
     return OFF_NET_COOKIE >= 0 ? PEEK(u64, net, NET_COOKIE) : PEEK(u32, net, NET_INUM);
 }
 
-/* A ring does not tell its readers what found no room in it: counted here, read by mmap. */
-#define RESERVE(probe, size)                                                              \
-    ({                                                                                    \
-        void *reserved_ = bpf_ringbuf_reserve((void *)bpf_pseudo_fd(1, RING_##probe), size, 0); \
-        if (!reserved_) {                                                                 \
-            u32 row_ = ROW_##probe;                                                       \
-            u64 *lost_ = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, DROPS), &row_);     \
-            if (lost_)                                                                    \
-                __sync_fetch_and_add(lost_, 1);                                           \
-        }                                                                                 \
-        reserved_;                                                                        \
+/*
+ * Room for a record of this probe, or NULL: then the loss is counted, for a ring does not tell its readers what found
+ * no room in it. RECORD_ is the size of the row's form in bpf/__init__.py.
+ */
+#define RESERVE(probe, record)                                                                       \
+    ({                                                                                               \
+        _Static_assert(sizeof(*(record)) == RECORD_##probe, "the record is not as its row says");    \
+        void *reserved_ = bpf_ringbuf_reserve((void *)bpf_pseudo_fd(1, RING_##probe), RECORD_##probe, 0); \
+        if (!reserved_) {                                                                            \
+            u32 row_ = ROW_##probe;                                                                  \
+            u64 *lost_ = bpf_map_lookup_elem((void *)bpf_pseudo_fd(1, DROPS), &row_);                \
+            if (lost_)                                                                               \
+                __sync_fetch_and_add(lost_, 1);                                                      \
+        }                                                                                            \
+        reserved_;                                                                                   \
     })
