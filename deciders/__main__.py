@@ -1,0 +1,187 @@
+"""One decider: `python -I -m deciders NAME --run-dir DIR --state-dir DIR --config FILE`. Needs no privilege.
+
+The only impure module here: it fetches the events, folds them through the engine, sends the wishes, tells the service
+manager how it goes. Replay uses load() and the engine, and none of the rest.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, cast
+
+import msgspec
+from msgspec import Struct
+
+from bus import config, link, plugins, roles
+from bus.config import ConfigError
+from bus.notify import notify
+from bus.schema import TOPICS, AnyEvent
+from deciders.engine import Decider, DeciderModule, decide
+
+EX_USAGE = 64
+SECOND_S = 1.0
+
+
+class UsageError(ValueError):
+    """Arguments that make no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+class Descriptor(Struct, frozen=True):
+    """A plain descriptor for bus.link.Poller."""
+
+    waitable: int
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one decider until SIGTERM. Returns the exit code: 0 stopped in order, 1 cannot run, 64 usage."""
+    try:
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"deciders: {error}", file=sys.stderr)
+        return EX_USAGE
+    try:
+        settings = config.load(options.config)
+        decider = load(options.name, settings)
+        with stop_signals() as stop, contextlib.closing(Live(options.run_dir, decider, stop)) as live:
+            live.run()
+    except (OSError, ConfigError) as error:
+        print(f"decider-{options.name}: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser("deciders", description="Decides on one thing, from events, and asks the actuator for it.")
+    parser.add_argument("name", help="the decider, e.g. tcp_buffer")
+    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
+    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
+    parser.add_argument("--config", type=Path, default=None)
+    return parser.parse_args(argv)
+
+
+def load(name: str, settings: config.Config) -> Decider:
+    """The decider of this name with its policy. Raises ConfigError: no such decider, a wrong module, a wrong policy."""
+    module = _module(name)
+    policy = config.check(settings.policy.get(name, {}), module.Policy, f"policy.{name}")
+    return Decider(module, policy)
+
+
+def _module(name: str) -> DeciderModule:
+    path = roles.BUILT_IN_DECIDERS.get(name)
+    if path is None:
+        others = {tuner.name: tuner.module for tuner in plugins.tuners()}
+        path = others.get(name)
+        if path is None:
+            known = ", ".join(sorted((*roles.BUILT_IN_DECIDERS, *others)))
+            raise ConfigError(f"no decider {name!r}; there are: {known}")
+    try:
+        module = importlib.import_module(path)
+    except ImportError as error:
+        raise ConfigError(f"decider {name}: {path} cannot be imported: {error}") from None
+    wrong = shape(name, module)
+    if wrong:
+        raise ConfigError(f"decider {name}: {path} {wrong}")
+    return cast("DeciderModule", module)
+
+
+def shape(name: str, module: Any) -> str:
+    """What keeps a module from being the decider of this name (see engine.DeciderModule); empty when nothing does."""
+    missing = [what for what in ("NAME", "TOPICS", "Policy", "start", "step") if not hasattr(module, what)]
+    if missing:
+        return f"lacks {', '.join(missing)}"
+    if name != module.NAME:
+        return f"calls itself {module.NAME!r}"
+    known = list(TOPICS.values())
+    if not isinstance(module.TOPICS, tuple) or not module.TOPICS or any(topic not in known for topic in module.TOPICS):
+        return "has a TOPICS that is no tuple of event types of bus.schema"
+    fields = getattr(module.Policy, "__struct_config__", None)
+    if not isinstance(module.Policy, type) or fields is None or not fields.forbid_unknown_fields:
+        return "has a Policy that is no msgspec.Struct with forbid_unknown_fields=True"
+    uncallable = [what for what in ("start", "step") if not callable(getattr(module, what))]
+    return f"has a {uncallable[0]} that cannot be called" if uncallable else ""
+
+
+class Live:
+    """A decider on the lanes."""
+
+    def __init__(self, run_dir: Path, decider: Decider, stop: int) -> None:
+        self._decider = decider
+        self._stop = stop
+        self._subscribers = link.subscribers(run_dir, roles.publishers(), roles.events_path)
+        self._sender = link.WishSender(roles.wish_path(run_dir, decider.name))
+        self._poller = link.Poller()
+        self._poller.add(Descriptor(stop))
+        for subscriber in self._subscribers:
+            self._poller.add(subscriber)
+
+    def run(self) -> None:
+        """Decide until told to stop."""
+        self._tell("READY=1")
+        for _, wishes in decide(self._events(), [self._decider]):
+            for wish in wishes:
+                self._sender.send(wish)
+        self._tell("STOPPING=1")
+
+    def close(self) -> None:
+        """Let go of the sockets."""
+        for subscriber in self._subscribers:
+            subscriber.close()
+        self._sender.close()
+
+    def _events(self) -> Iterator[AnyEvent]:
+        told_s = time.monotonic()
+        while True:
+            ready = self._poller.wait(max(0.0, told_s + SECOND_S - time.monotonic()))
+            for source in ready:
+                if isinstance(source, link.Subscriber):
+                    yield from source.receive()
+                else:
+                    return
+            if time.monotonic() >= told_s + SECOND_S:
+                told_s = time.monotonic()
+                self._tell()
+
+    def _tell(self, *lines: str) -> None:
+        status = {
+            "received": sum(subscriber.received for subscriber in self._subscribers),
+            "malformed": sum(subscriber.malformed for subscriber in self._subscribers),
+            "gaps": {subscriber.publisher: subscriber.lost for subscriber in self._subscribers},
+            "wishes": self._sender.sent,
+            "dropped": self._sender.dropped,
+        }
+        notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[int]:
+    """A descriptor that becomes readable at SIGTERM or SIGINT; poll(2) itself is resumed after a handler (PEP 475)."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = {
+        number: signal.signal(number, lambda *_: None) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield read
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        os.close(read)
+        os.close(write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,102 @@
+"""Folds events through deciders. Live and replay run this and nothing else, so neither can decide differently.
+
+No clock, file, socket, chance, thread or log in this package (but __main__): time is event.t_ns, and what became of a
+wish is an event too. An engine adds one thing to its deciders: a wish that was sent less than REPEAT_NS ago is not sent
+again. So a decider may ask for the same thing at every event: a lost wish is repeated, a granted one floods nobody.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+from bus.schema import AnyEvent, Event, Netns, Wish
+
+REPEAT_NS = 1_000_000_000
+SENT_MAX = 4096
+"""Wishes remembered per decider; the oldest is forgotten first."""
+
+State = Any
+Step = Callable[[State, Any], tuple[State, Sequence[Wish]]]
+NO_WISHES: tuple[Wish, ...] = ()
+
+
+class DeciderModule(Protocol):
+    """What a decider's module offers."""
+
+    NAME: str
+    """The decider's name, as in the tunables' rows, the config and the roles."""
+    TOPICS: tuple[type[Event], ...]
+    """The kinds of event that it wants."""
+    Policy: type[Any]
+    """Its settings: a msgspec Struct with a default for each, that forbids unknown fields."""
+
+    @staticmethod
+    def start(policy: Any) -> State:
+        """The state before any event."""
+        ...
+
+    @staticmethod
+    def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
+        """The state after the event, and what is wished for. The state passed in may be changed: go on with the new."""
+        ...
+
+
+class Decider:
+    """A decider's module with its policy, its state, and what it has asked for lately."""
+
+    __slots__ = ("_sent", "_state", "_step", "name", "topics")
+
+    def __init__(self, module: DeciderModule, policy: Any) -> None:
+        self.name = module.NAME
+        self.topics = module.TOPICS
+        self._step: Step = module.step
+        self._state: State = module.start(policy)
+        self._sent: dict[tuple[str, int, int, int], int] = {}
+
+    @property
+    def remembered(self) -> int:
+        """How many wishes are remembered."""
+        return len(self._sent)
+
+    def step(self, event: AnyEvent) -> Sequence[Wish]:
+        """Show the decider one event of its topics. What it wishes for, without repetitions."""
+        self._state, wishes = self._step(self._state, event)
+        return [wish for wish in wishes if self._is_new(wish, event.t_ns)] if wishes else NO_WISHES
+
+    def forget(self, netns: int) -> None:
+        """A namespace has gone: its cookie never comes back."""
+        for key in [key for key in self._sent if key[1] == netns]:
+            del self._sent[key]
+
+    def _is_new(self, wish: Wish, t_ns: int) -> bool:
+        key = (wish.tunable, wish.netns, wish.believed, wish.want)
+        before = self._sent.pop(key, None)
+        # Events of several publishers come in no strict order, so time may seem to go back a little.
+        repeated = before is not None and abs(t_ns - before) < REPEAT_NS
+        self._sent[key] = before if repeated and before is not None else t_ns
+        if len(self._sent) > SENT_MAX:
+            del self._sent[next(iter(self._sent))]
+        return not repeated
+
+
+def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[tuple[AnyEvent, Sequence[Wish]]]:
+    """Every event in its order, with the wishes that it brought about, in the order of the deciders."""
+    routes: dict[type[Any], list[Decider]] = {Netns: []}
+    for decider in deciders:
+        for topic in decider.topics:
+            routes.setdefault(topic, []).append(decider)
+    for event in events:
+        route = routes.get(type(event))
+        if route is None:
+            yield event, NO_WISHES
+            continue
+        wishes: Sequence[Wish] = NO_WISHES
+        for decider in route:
+            more = decider.step(event)
+            if more:
+                wishes = [*wishes, *more]
+        if type(event) is Netns and not event.alive:
+            for decider in deciders:
+                decider.forget(event.netns)
+        yield event, wishes

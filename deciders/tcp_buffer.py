@@ -1,0 +1,210 @@
+"""tcp_rmem[2] and tcp_wmem[2] of each network namespace: grow while that makes a flow faster, and no further.
+
+A flow that fills its receive window, or that its send buffer holds back (in the kernel's own word), and whose buffer is
+near the limit gets half as much again; deciders.tcp_growth has the rules of what happens then. A limit that nothing has
+needed for long comes down by the same steps, never below the original. Sockets whose size the application has set
+(SO_RCVBUF, SO_SNDBUF) do not depend on the limit and are no evidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
+from deciders.flow import SPAN_MAX_NS, SPAN_MIN_NS, Flow, add, begin
+from deciders.limit import answered, bounds
+from deciders.tcp_growth import Knob, Policy, Sample, SocketEvent, come_down, go_back, learn_limit, weigh
+
+__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+
+NAME = "tcp_buffer"
+TOPICS = (TcpRcvBuf, TcpSndBuf, Value, Outcome, Netns, Probe)
+
+DEAF_NS = 60_000_000_000
+"""A probe unheard of for longer says nothing of what was needed in between."""
+WSCALE_FULL = 0.9
+"""A window at this share of 65535 << wscale is as large as it gets (RFC 7323, section 2.2)."""
+WSCALE_MAX = 14
+READS = 0.5
+"""A window below this share of the clamp: the application is slow to read, and more room would hold more unread."""
+SNDBUF_LIMITED = 3
+"""TCP_CHRONO_SNDBUF_LIMITED, include/linux/tcp.h."""
+IN_USE = 0.4
+FLOWS_MAX = 4096
+KNOBS_MAX = 4096
+
+
+class Side(Struct):
+    """All of one direction. Bounded: KNOBS_MAX namespaces, FLOWS_MAX flows (the one silent longest goes first)."""
+
+    tunable: str
+    probe: str
+    noun: str
+    knobs: dict[int, Knob]
+    flows: dict[tuple[int, int], Flow]
+    heard_ns: int = 0
+    """When the probe was last known to work."""
+
+
+class State(Struct):
+    """Everything known."""
+
+    policy: Policy
+    receive: Side
+    send: Side
+
+
+def start(policy: Policy) -> State:
+    """Nothing known yet."""
+    receive = Side("net.ipv4.tcp_rmem[2]", "tcp_rcvbuf", "receive window", {}, {})
+    return State(policy, receive, Side("net.ipv4.tcp_wmem[2]", "tcp_sndbuf", "send buffer", {}, {}))
+
+
+def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
+    """See deciders.engine.DeciderModule."""
+    return state, _HANDLERS[type(event)](state, event)
+
+
+def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
+    if event.locked:
+        return ()
+    side, policy = state.receive, state.policy
+    t_ns, total, rtt_us = event.t_ns, event.received_bytes, event.rcv_rtt_us or event.srtt_us
+    knob = _seen(side, event, event.rcvbuf_bytes)
+    flow = _flow(side, knob, event, total, rtt_us)
+    if flow is None:
+        return ()
+    window = flow.window = max(flow.window, event.rcv_wnd_bytes)
+    span_ns = t_ns - flow.t_ns
+    if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us or not window:
+        return ()
+    reads = window >= READS * event.window_clamp_bytes
+    add(flow, t_ns, total, rtt_us, (total - flow.total) * rtt_us * 1000 / (span_ns * window) if reads else 0.0)
+    widest = 65535 << min(event.wscale, WSCALE_MAX)
+    scale_bytes = 2 * widest if event.rcv_wnd_bytes >= WSCALE_FULL * widest else 0
+    limiting = flow.used >= policy.window_used and event.rcvbuf_bytes >= policy.near * event.limit_bytes
+    return weigh(policy, knob, Sample(event, flow, limiting, scale_bytes))
+
+
+def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
+    if event.locked:
+        return ()
+    side, policy = state.send, state.policy
+    t_ns, total, rtt_us = event.t_ns, event.acked_bytes, event.srtt_us
+    knob = _seen(side, event, event.sndbuf_bytes)
+    flow = _flow(side, knob, event, total, rtt_us)
+    if flow is None:
+        return ()
+    span_ns = t_ns - flow.t_ns
+    if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us:
+        return ()
+    add(flow, t_ns, total, rtt_us, 1.0 if event.limited_by == SNDBUF_LIMITED else 0.0)
+    limiting = flow.used >= policy.send_held and event.sndbuf_bytes >= policy.near * event.limit_bytes
+    return weigh(policy, knob, Sample(event, flow, limiting, 0))
+
+
+def _seen(side: Side, event: SocketEvent, buffer_bytes: int) -> Knob:
+    """The limit that the event is about, with what the event tells of it."""
+    knob = side.knobs.get(event.netns) or _new_knob(side, event)
+    t_ns = event.t_ns
+    if t_ns >= knob.t_ns:
+        if event.limit_bytes != knob.value:
+            learn_limit(knob, event.limit_bytes, t_ns)
+        knob.t_ns = t_ns
+        if buffer_bytes >= IN_USE * event.limit_bytes:
+            knob.need_ns = max(t_ns, knob.need_ns)
+    return knob
+
+
+def _new_knob(side: Side, event: SocketEvent | Value) -> Knob:
+    if len(side.knobs) >= KNOBS_MAX:
+        del side.knobs[next(iter(side.knobs))]
+    knob = side.knobs[event.netns] = Knob(
+        tunable=side.tunable, noun=side.noun, netns=event.netns, netns_ino=event.netns_ino, need_ns=event.t_ns
+    )
+    return knob
+
+
+def _flow(side: Side, knob: Knob, event: SocketEvent, total: int, rtt_us: int) -> Flow | None:
+    """The flow, when the event adds to a span that began under the limit in force."""
+    key = (knob.netns, event.socket)
+    flow = side.flows.pop(key, None)
+    if flow is None:
+        flow = Flow()
+        if len(side.flows) >= FLOWS_MAX:
+            del side.flows[next(iter(side.flows))]
+    side.flows[key] = flow
+    since_ns = event.t_ns - flow.t_ns
+    if flow.epoch == knob.epoch and 0 <= since_ns < SPAN_MAX_NS and total >= flow.total:
+        return flow
+    # What arrives within a round trip of a change was sent before it.
+    if since_ns > 0 and event.t_ns >= knob.changed_ns + rtt_us * 1000:
+        begin(flow, knob.epoch, event.t_ns, total)
+    return None
+
+
+def _on_value(state: State, event: Value) -> Sequence[Wish]:
+    side = _side(state, event.tunable)
+    if side is None:
+        return ()
+    knob = side.knobs.get(event.netns) or _new_knob(side, event)
+    bounds(knob, event)
+    learn_limit(knob, event.value, event.t_ns)
+    if knob.back:
+        return go_back(knob, event)
+    if event.t_ns - side.heard_ns > DEAF_NS:
+        knob.need_ns = event.t_ns
+    return come_down(state.policy, knob, event)
+
+
+def _on_outcome(state: State, event: Outcome) -> Sequence[Wish]:
+    side = _side(state, event.tunable)
+    knob = side.knobs.get(event.netns) if side else None
+    if knob is not None:
+        answered(knob, event)
+        learn_limit(knob, event.value, event.t_ns)
+    return ()
+
+
+def _on_probe(state: State, event: Probe) -> Sequence[Wish]:
+    for side in (state.receive, state.send):
+        if event.name == side.probe:
+            if event.t_ns - side.heard_ns > DEAF_NS:
+                _unknown(side, event.t_ns)
+            side.heard_ns = event.t_ns if event.road else 0
+    return ()
+
+
+def _unknown(side: Side, t_ns: int) -> None:
+    """What has been needed until now is not known: take it that all was."""
+    for knob in side.knobs.values():
+        knob.need_ns = max(knob.need_ns, t_ns)
+
+
+def _on_netns(state: State, event: Netns) -> Sequence[Wish]:
+    if not event.alive:
+        for side in (state.receive, state.send):
+            if side.knobs.pop(event.netns, None) is not None:
+                for key in [key for key in side.flows if key[0] == event.netns]:
+                    del side.flows[key]
+    return ()
+
+
+def _side(state: State, tunable: str) -> Side | None:
+    for side in (state.receive, state.send):
+        if side.tunable == tunable:
+            return side
+    return None
+
+
+_HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Wish]]] = {
+    TcpRcvBuf: _on_receive,
+    TcpSndBuf: _on_send,
+    Value: _on_value,
+    Outcome: _on_outcome,
+    Netns: _on_netns,
+    Probe: _on_probe,
+}
