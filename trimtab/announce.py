@@ -10,8 +10,9 @@ from typing import Any
 
 import msgspec
 
+from bus.config import MODES
 from trimtab import rundir
-from trimtab.process import Process
+from trimtab.process import Process, printable
 
 SCHEMA = "trimtab.supervisor/v1"
 
@@ -19,13 +20,18 @@ SCHEMA = "trimtab.supervisor/v1"
 def mode(processes: Sequence[Process], configured: str) -> str:
     """The mode that the actuator says it is in; until it has spoken, the configured one."""
     said = [process.status.get("mode") for process in processes if process.role.kind == "actuator"]
-    return next((word for word in said if isinstance(word, str)), configured)
+    return next((word for word in MODES if word in said), configured)
 
 
 def gathered(processes: Sequence[Process], key: str) -> list[str]:
     """All that the roles list under `watched` or `missing`."""
     lists = [process.status.get(key) for process in processes]
-    return [str(line) for lines in lists if isinstance(lines, list) for line in lines]
+    return [printable(str(line)) for lines in lists if isinstance(lines, list) for line in lines]
+
+
+def start_ticks(stat: Path) -> int:
+    """When a process began, in clock ticks since boot: with the pid, that names it. proc_pid_stat(5), field 22."""
+    return int(stat.read_text().rpartition(")")[2].split()[19])
 
 
 def document(processes: Sequence[Process], configured_mode: str, ready: bool) -> dict[str, Any]:
@@ -33,6 +39,7 @@ def document(processes: Sequence[Process], configured_mode: str, ready: bool) ->
     return {
         "schema": SCHEMA,
         "pid": os.getpid(),
+        "start_ticks": start_ticks(Path("/proc/self/stat")),
         "t_ns": time.monotonic_ns(),
         "ready": ready,
         "mode": mode(processes, configured_mode),

@@ -111,8 +111,7 @@ class Process:
         return [self._labelled(line) for line in whole if line.strip()]
 
     def _labelled(self, line: bytes) -> str:
-        # A role is less trusted than the terminal of root: no control sequences pass.
-        text = "".join(char if char.isprintable() else " " for char in line.decode(errors="replace").rstrip())
+        text = printable(line.decode(errors="replace").rstrip())
         return text if text.startswith(f"{self.name}: ") else f"{self.name}: {text}"
 
     def reap(self, now_s: float) -> tuple[int, list[str]]:
@@ -144,6 +143,11 @@ class Process:
             "since_ns": self.since_ns,
             "status": self.status,
         }
+
+
+def printable(text: str) -> str:
+    """Text of a role's without control sequences: a role is less trusted than root's terminal."""
+    return "".join(char if char.isprintable() else " " for char in text)
 
 
 def ending(code: int) -> str:

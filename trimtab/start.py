@@ -22,14 +22,19 @@ PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.not
 """What most roles import: imported once, in the parent, so that they share its pages."""
 
 
+def deciders() -> list[str]:
+    """Every decider there is: ours, and those of third parties that are installed."""
+    return sorted({*roles.BUILT_IN_DECIDERS, *(tuner.name for tuner in plugins.tuners())})
+
+
 def effective(path: Path | None, mode: Mode | None, only: Sequence[str], netns: Sequence[int]) -> Config:
     """The configuration that the command line leaves, with every decider on or off. Raises ConfigError."""
     found = config.load(path)
     tuners = plugins.tuners()
-    known = sorted({*roles.BUILT_IN_DECIDERS, *(tuner.name for tuner in tuners)})
-    for name in (*found.deciders, *only):
+    known = deciders()
+    for name in found.deciders:
         if name not in known:
-            raise ConfigError(f"no decider {name!r}; there are {', '.join(known)}")
+            raise ConfigError(f"deciders.{name}: no such decider; there are {', '.join(known)}")
     config.narrowed(tunables.table(row for tuner in tuners for row in tuner.rows), found)
     chosen = {name: name in only if only else found.deciders.get(name, True) for name in known}
     return msgspec.structs.replace(found, mode=mode or found.mode, deciders=chosen, netns=list(netns) or found.netns)

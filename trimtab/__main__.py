@@ -1,0 +1,42 @@
+"""`trimtab`: the exit codes, and one line per error.
+
+0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from trimtab import exits
+from trimtab.cli import cli
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns its exit code; click's own 2 for a usage error would mean "changes pending" here."""
+    try:
+        code = cli.main(args=None if argv is None else list(argv), prog_name="trimtab", standalone_mode=False)
+        sys.stdout.flush()
+    except click.UsageError as error:
+        error.show()
+        return exits.USAGE
+    except click.ClickException as error:
+        error.show()
+        return exits.ERROR
+    except (click.Abort, KeyboardInterrupt):
+        return exits.INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read has seen enough; the interpreter must not complain again when it flushes.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return exits.FINE
+    except exits.expected() as error:
+        print(f"trimtab: {exits.line(error)}", file=sys.stderr)
+        return exits.code(error)
+    return code if isinstance(code, int) else exits.FINE
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,164 @@
+"""The commands: what each takes and says of itself. What they do is imported when they run, so that --help is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+F = TypeVar("F", bound=Callable[..., Any])
+MODES = ("observe", "advise", "enforce")
+FOLDER = click.Path(path_type=Path, file_okay=False)
+EPILOG = (
+    "Exit codes: 0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, "
+    "130 interrupted."
+)
+
+
+def dirs(command: F) -> F:
+    """--run-dir and --state-dir: with other ones, several instances stand side by side."""
+    state = click.option("--state-dir", type=FOLDER, default=Path("/var/lib/trimtab"), show_default=True,
+                         help="Where the journal is.")  # fmt: skip
+    run = click.option("--run-dir", type=FOLDER, default=Path("/run/trimtab"), show_default=True,
+                       help="Where the running instance is.")  # fmt: skip
+    return run(state(command))
+
+
+def as_json(command: F) -> F:
+    """--json, of every verb that reads."""
+    return click.option("--json", "as_json", is_flag=True, help="For programs: JSON, versioned by its schema.")(command)
+
+
+def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
+    if not asked:
+        return
+    from importlib.metadata import PackageNotFoundError, version
+
+    try:
+        click.echo(f"trimtab {version('trimtab')}")
+    except PackageNotFoundError:
+        click.echo("trimtab, from a tree that is not installed")
+    context.exit()
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
+              help="Show the version and exit.")  # fmt: skip
+def cli() -> None:
+    """Tunes this host's kernel, and can undo it.
+
+    Watches through BPF and /proc, makes small bounded changes to kernel tunables, and can say of each one what, why,
+    and how to undo it.
+    """
+
+
+@cli.command()
+@dirs
+@click.option("--config", type=click.Path(path_type=Path), help="Instead of /etc/trimtab/trimtab.toml.")
+@click.option("--mode", type=click.Choice(MODES), help="observe: write nothing; advise: say what; enforce: do it.")
+@click.option("--only", metavar="DECIDER,...", help="Turn on just these tuners.")
+@click.option("--netns", metavar="COOKIE,...", help="Touch only these network namespaces, and nothing host-wide.")
+def run(run_dir: Path, state_dir: Path, config: Path | None, mode: Any, only: str | None, netns: str | None) -> int:
+    """Run in the foreground.
+
+    Until Ctrl-C, which stops every role in order and undoes all that was changed.
+    """
+    cookies = [_cookie(word) for word in _words(netns, "--netns")]
+    deciders = _words(only, "--only")
+    from trimtab import exits, start
+
+    unknown = set(deciders).difference(start.deciders())
+    if unknown:
+        raise click.BadParameter(f"no such decider: {', '.join(sorted(unknown))}", param_hint="--only")
+    exits.need_root("trimtab run")
+    return start.run(run_dir, state_dir, start.effective(config, mode, deciders, cookies))
+
+
+@cli.command()
+@dirs
+@as_json
+def status(run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Say how the running instance is.
+
+    Exit code 3 when it is degraded or not there.
+    """
+    from trimtab import status
+
+    return status.show_status(run_dir, state_dir, as_json)
+
+
+@cli.command()
+@dirs
+@as_json
+def tunables(run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """List what may be changed.
+
+    How far, how fast, by whom, and what stands there now.
+    """
+    from trimtab import tables
+
+    return tables.show_tunables(run_dir, as_json)
+
+
+@cli.command()
+@click.argument("key", required=False)
+@dirs
+@as_json
+@click.option("-n", "--last", type=click.IntRange(min=1), help="Only so many of the newest.")
+def history(key: str | None, run_dir: Path, state_dir: Path, as_json: bool, last: int | None) -> int:
+    """List the changes made.
+
+    Of KEY or of all, oldest first. Works with the daemon dead, too.
+    """
+    from trimtab import tables
+
+    return tables.show_history(state_dir, key, last or 0, as_json)
+
+
+@cli.command()
+@click.argument("what", metavar="KEY|ID")
+@dirs
+@as_json
+def explain(what: str, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Say what was done, why, and how to undo it.
+
+    Of a tunable, by its name, or of one change, by its id in `trimtab history`.
+    """
+    from trimtab import explain
+
+    return explain.show_explanation(run_dir, state_dir, what, as_json)
+
+
+@cli.group()
+def config() -> None:
+    """Look at the configuration."""
+
+
+@config.command("check")
+@click.argument("file", required=False, type=click.Path(path_type=Path))
+@dirs
+def config_check(file: Path | None, run_dir: Path, state_dir: Path) -> int:
+    """Say whether FILE can be used.
+
+    Default: /etc/trimtab/trimtab.toml, and conf.d beside it.
+    """
+    from trimtab import start
+
+    start.effective(file, None, (), ())
+    click.echo("the configuration is fine")
+    return 0
+
+
+def _words(listed: str | None, option: str) -> list[str]:
+    words = [word.strip() for word in (listed or "").split(",")]
+    if listed is not None and not all(words):
+        raise click.BadParameter("wants names with commas between them", param_hint=option)
+    return [word for word in words if word]
+
+
+def _cookie(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) < 1 << 64:
+        raise click.BadParameter(f"{word!r} is no namespace's cookie", param_hint="--netns")
+    return int(word)

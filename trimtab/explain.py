@@ -1,0 +1,83 @@
+"""`trimtab explain KEY|ID`: what was done, on what evidence, and how to undo it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from actuators.history import Filter
+from actuators.records import Change
+from bus import plugins
+from bus.tunables import Tunable, table
+from trimtab import exits, show, tables
+
+SCHEMA = "trimtab.explanation/v1"
+
+
+class UnknownError(OSError):
+    """Neither a tunable nor a change."""
+
+
+def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -> int:
+    """Print it. UnknownError when there is nothing of that name or number."""
+    row, changes = _find(state_dir, what)
+    known = [found for found in tables.rows(run_dir) if row and found.name == row.name]
+    holds = [hold for hold in tables.holds(state_dir) if row and hold.spot.tunable == row.name]
+    if as_json:
+        show.as_json(
+            {
+                "schema": SCHEMA,
+                "tunable": known[0] if known else None,
+                "holds": [{"netns": hold.spot.netns, "why": hold.why} for hold in holds],
+                "changes": [tables.document(change) for change in changes],
+            }
+        )
+        return exits.FINE
+    for found in known:
+        _print_row(found)
+    for hold in holds:
+        print(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}")
+    for change in changes:
+        _print_change(change)
+    if not changes:
+        print("never changed, as far as the journal knows")
+    return exits.FINE
+
+
+def _find(state_dir: Path, what: str) -> tuple[Tunable | None, list[Change]]:
+    known = table(row for tuner in plugins.tuners() for row in tuner.rows)
+    if what.isdecimal():
+        found = [change for change in tables.changes(state_dir, Filter()) if change.id == int(what)]
+        if not found:
+            raise UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
+        return known.get(found[0].tunable), found
+    # Slashes, and a sysctl without the index of its integer, are what an administrator has at hand.
+    wanted = what.replace("/", ".")
+    names = [name for name, row in known.items() if wanted in (name, row.sysctl)]
+    found = tables.changes(state_dir, Filter(tunable=names[0] if names else wanted))
+    if not names and not found:
+        raise UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
+    return (known[names[0]] if names else None), found
+
+
+def _print_row(row: tables.Row) -> None:
+    stands = "not on this kernel, or not in this namespace" if row.value is None else f"{row.value} {row.unit}"
+    print(f"{row.name}: {row.summary}")
+    print(f"  stands at   {stands}")
+    print(f"  bounds      {row.low} to {row.high} {row.unit}, {row.step:.0%} at once, every {row.cooldown_s:g} s, "
+          f"{row.per_hour} times an hour")  # fmt: skip
+    print(f"  asked for   by {row.decider} alone; scope {row.scope}, risk {row.risk}")
+
+
+def _place(netns: int) -> str:
+    return f"in netns {netns}" if netns else "everywhere"
+
+
+def _print_change(change: Change) -> None:
+    print(f"\nchange {change.id}, {tables.when(change)}: {change.old} -> {change.new} ({tables.where(change)})")
+    print(f"  why       {change.why}")
+    evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())
+    print(f"  evidence  {evidence or 'none'}")
+    ended = f": {change.detail}" if change.detail else ""
+    print(f"  state     {change.state}{ended}")
+    if change.state in tables.UNDOABLE:
+        print(f"  undo      trimtab rollback {change.id}")

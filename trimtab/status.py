@@ -1,0 +1,175 @@
+"""`trimtab status`: what the supervisor last wrote, and what the kernel says of its processes. Asks nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from trimtab import announce, exits, rundir, show
+
+SCHEMA = "trimtab.status/v1"
+STALE_NS = 10_000_000_000
+"""The supervisor writes once a second; one that has not for so long is stopped or starved."""
+
+
+class RoleStatus(Struct, frozen=True):
+    """One role. pid, and memory in KiB, are None where there is no process, or none of the reader's to look at."""
+
+    name: str
+    pid: int | None
+    state: str
+    restarts: int
+    rss_kib: int | None
+    pss_kib: int | None
+    since_ns: int
+    """CLOCK_REALTIME since when it is in this state."""
+
+
+class Lane(Struct, frozen=True):
+    """One publisher's events. gaps: events that some decider never got."""
+
+    published: int
+    gaps: int
+    ring_drops: int
+
+
+class Status(Struct, frozen=True):
+    """The instance of one run directory."""
+
+    schema: str
+    ready: bool
+    problem: str
+    """Why it is not fine, in words; empty when it is."""
+    mode: str | None
+    roles: list[RoleStatus]
+    events: dict[str, Lane]
+    changes: dict[str, int]
+    """How many in each state, over all that the journal holds."""
+    watched: list[str]
+    missing: list[str]
+
+
+def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
+    """The status as it stands. A run directory without an instance is a status, too: not ready."""
+    try:
+        document = msgspec.json.decode((run_dir / rundir.STATUS).read_bytes(), type=dict[str, Any])
+    except FileNotFoundError:
+        return _absent(run_dir, state_dir, "not running")
+    except msgspec.DecodeError:
+        return _absent(run_dir, state_dir, "supervisor.json is not what trimtab writes")
+    problem = _problem(document, proc)
+    if problem == "not running":
+        return _absent(run_dir, state_dir, problem)
+    rows = document["roles"]
+    return Status(
+        SCHEMA,
+        document["ready"] and not problem,
+        problem,
+        document["mode"],
+        [_role(row, proc) for row in rows],
+        _lanes(rows),
+        _changes(rows, state_dir),
+        document["watched"],
+        document["missing"],
+    )
+
+
+def show_status(run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Print it. 0 when all is well, else 3."""
+    found = read(run_dir, state_dir)
+    if as_json:
+        show.as_json(found)
+    else:
+        _print(found, run_dir)
+    return exits.FINE if found.ready else exits.DEGRADED
+
+
+def _problem(document: dict[str, Any], proc: Path) -> str:
+    stat = proc / str(document["pid"]) / "stat"
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        if announce.start_ticks(stat) == document["start_ticks"]:
+            age_ns = time.monotonic_ns() - document["t_ns"]
+            if age_ns > STALE_NS:
+                return f"the supervisor (pid {document['pid']}) has said nothing for {age_ns // 10**9} s"
+            down = [row["name"] for row in document["roles"] if row["state"] not in ("running", "done")]
+            return f"not running: {', '.join(down)}" if down else ""
+    return "not running"
+
+
+def _absent(run_dir: Path, state_dir: Path, problem: str) -> Status:
+    return Status(SCHEMA, False, f"{problem} ({run_dir})", None, [], {}, _changes([], state_dir), [], [])
+
+
+def _role(row: dict[str, Any], proc: Path) -> RoleStatus:
+    rss_kib, pss_kib = _memory(proc / str(row["pid"])) if row["pid"] else (None, None)
+    return RoleStatus(row["name"], row["pid"], row["state"], row["restarts"], rss_kib, pss_kib, row["since_ns"])
+
+
+def _memory(process: Path) -> tuple[int | None, int | None]:
+    """(RSS, PSS) in KiB: proc_pid_smaps(5), its roll-up."""
+    try:
+        lines = (process / "smaps_rollup").read_text().splitlines()
+    except OSError:
+        return None, None
+    found = {line.partition(":")[0]: line.split()[1] for line in lines if line.startswith(("Rss:", "Pss:"))}
+    return tuple(int(found[key]) if key in found else None for key in ("Rss", "Pss"))  # type: ignore[return-value]
+
+
+def _lanes(rows: list[dict[str, Any]]) -> dict[str, Lane]:
+    lost: dict[str, int] = {}
+    for row in rows:
+        for publisher, count in _numbers(row["status"].get("gaps")).items():
+            lost[publisher] = lost.get(publisher, 0) + count
+    return {
+        row["name"]: Lane(numbers["published"], lost.get(row["name"], 0), numbers.get("ring_drops", 0))
+        for row in rows
+        if "published" in (numbers := _numbers(row["status"]))
+    }
+
+
+def _changes(rows: list[dict[str, Any]], state_dir: Path) -> dict[str, int]:
+    for row in rows:
+        if "changes" in row["status"]:
+            return _numbers(row["status"]["changes"])
+    from actuators import history
+    from actuators.state_dir import JournalError
+
+    try:
+        return history.counts(state_dir)
+    except JournalError:
+        return {}
+
+
+def _numbers(found: object) -> dict[str, int]:
+    """What is a number in what a role said: it may have said anything."""
+    return {key: value for key, value in found.items() if type(value) is int} if isinstance(found, dict) else {}
+
+
+def _print(status: Status, run_dir: Path) -> None:
+    if not status.roles:
+        print(f"trimtab: {status.problem}")
+        return
+    state = f"ready, mode {status.mode}" if status.ready else f"not ready: {status.problem or 'starting or stopping'}"
+    print(f"trimtab is {state}\n")
+    show.table(
+        ["role", "pid", "state", "since", "restarts", "RSS", "PSS"],
+        [
+            [role.name, role.pid, role.state, show.local_time(role.since_ns), role.restarts,
+             show.mib(role.rss_kib), show.mib(role.pss_kib)]
+            for role in status.roles
+        ],
+    )  # fmt: skip
+    print(f"all roles: {show.mib(sum(role.pss_kib or 0 for role in status.roles))} PSS\n")
+    show.table(
+        ["publisher", "published", "gaps", "ring drops"],
+        [[name, lane.published, lane.gaps, lane.ring_drops] for name, lane in status.events.items()],
+    )
+    counted = ", ".join(f"{count} {state}" for state, count in status.changes.items() if count)
+    print(f"changes: {counted or 'none'}")
+    for what in status.missing:
+        print(f"without {what}")

@@ -1,0 +1,170 @@
+"""`trimtab tunables` and `trimtab history`: the two tables, for people and for programs."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from msgspec import Struct
+
+from actuators import history
+from actuators.history import Filter
+from actuators.records import Change, Hold
+from actuators.state_dir import JournalError
+from bus import config, plugins
+from bus.tunables import Tunable, resolve, table
+from trimtab import exits, rundir, show
+
+TUNABLE_SCHEMA = "trimtab.tunable/v1"
+CHANGE_SCHEMA = "trimtab.change/v1"
+T = TypeVar("T")
+UNDOABLE = ("intent", "trial")
+
+
+class Row(Struct, frozen=True):
+    """One tunable with the bounds in force on this host, and what stands there now in this network namespace."""
+
+    schema: str
+    name: str
+    low: int
+    high: int
+    step: float
+    cooldown_s: float
+    per_hour: int
+    unit: str
+    scope: str
+    risk: str
+    decider: str
+    value: int | None
+    """None where this kernel, or this namespace, does not have it."""
+    summary: str
+
+
+def rows(run_dir: Path, root: Path = Path("/")) -> list[Row]:
+    """Every row, narrowed by the configuration of the running instance or, without one, by the host's."""
+    running = run_dir / rundir.CONFIG
+    settings = config.load(running if running.exists() else None)
+    known = table(row for tuner in plugins.tuners() for row in tuner.rows)
+    mem_bytes = memory(root)
+    return [_row(row, mem_bytes, root) for row in config.narrowed(known, settings).values()]
+
+
+def _row(row: Tunable, mem_bytes: int, root: Path) -> Row:
+    bounds = resolve(row, mem_bytes)
+    same = {name: getattr(row, name) for name in Row.__struct_fields__ if hasattr(row, name)}
+    return Row(**{**same, "schema": TUNABLE_SCHEMA, "low": bounds.low, "high": bounds.high, "value": value(row, root)})
+
+
+def memory(root: Path) -> int:
+    """The host's memory in bytes: MemTotal of proc_meminfo(5)."""
+    for line in (root / "proc/meminfo").read_text().splitlines():
+        if line.startswith("MemTotal:"):
+            return int(line.split()[1]) * 1024
+    raise OSError(errno.ENODATA, "no MemTotal", str(root / "proc/meminfo"))
+
+
+def value(row: Tunable, root: Path) -> int | None:
+    """What stands there now, in the caller's network namespace."""
+    try:
+        return int((root / "proc/sys" / row.path).read_text().split()[row.index])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
+def show_tunables(run_dir: Path, as_json: bool) -> int:
+    """Print the rows."""
+    found = rows(run_dir)
+    if as_json:
+        show.as_json(*found)
+        return exits.FINE
+    head = ["tunable", "value", "low", "high", "unit", "step", "cool-down", "per hour", "scope", "risk", "decider"]
+    show.table(
+        head,
+        [
+            [row.name, row.value, row.low, row.high, row.unit, f"{row.step:.0%}", f"{row.cooldown_s:g} s",
+             row.per_hour, row.scope, row.risk, row.decider]
+            for row in found
+        ],
+    )  # fmt: skip
+    return exits.FINE
+
+
+def changes(state_dir: Path, wanted: Filter) -> list[Change]:
+    """The history; empty where there is no journal yet."""
+    return _unless_absent(lambda: history.history(state_dir, wanted))
+
+
+def holds(state_dir: Path) -> list[Hold]:
+    """The keys that trimtab keeps its hands off; empty where there is no journal yet."""
+    return _unless_absent(lambda: history.holds(state_dir))
+
+
+def _unless_absent(read: Callable[[], list[T]]) -> list[T]:
+    try:
+        return read()
+    except JournalError as error:
+        if error.errno == errno.ENOENT:
+            return []
+        raise
+
+
+def document(change: Change) -> dict[str, Any]:
+    """A change as --json shows it."""
+    return {
+        "schema": CHANGE_SCHEMA,
+        "id": change.id,
+        "t_tai_ns": change.t_tai_ns,
+        "tai_known": change.tai_known,
+        "tunable": change.tunable,
+        "scope": change.scope,
+        "netns": change.netns,
+        "netns_inode": change.netns_ino,
+        "netns_name": change.netns_name,
+        "decider": change.decider,
+        "old": change.old,
+        "new": change.new,
+        "why": change.why,
+        "state": change.state,
+        "detail": change.detail,
+        "ended_tai_ns": change.ended_tai_ns,
+        "evidence": change.evidence,
+        "repeats": change.repeats,
+        "advice": change.advice,
+    }
+
+
+def where(change: Change) -> str:
+    """The namespace of a change in words."""
+    if change.scope == "host":
+        return "host"
+    return change.netns_name or f"netns {change.netns}"
+
+
+def when(change: Change) -> str:
+    """Local time of a change."""
+    return show.local_time(show.tai_to_utc_ns(change.t_tai_ns, change.tai_known))
+
+
+def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> int:
+    """Print the changes, and how to undo those that stand."""
+    found = changes(state_dir, Filter(tunable=key, last=last))
+    if as_json:
+        show.as_json(*(document(change) for change in found))
+        return exits.FINE
+    if not found:
+        print(f"no changes{f' of {key}' if key else ''} in {state_dir}")
+        return exits.FINE
+    head = ["id", "when", "tunable", "where", "old", "new", "state", "decider", "why"]
+    show.table(
+        head,
+        [
+            [change.id, when(change), change.tunable, where(change), change.old, change.new, change.state,
+             change.decider, change.why]
+            for change in found
+        ],
+    )  # fmt: skip
+    if any(change.state in UNDOABLE for change in found):
+        print("\nundo one: trimtab rollback ID    undo all: trimtab rollback --all")
+    return exits.FINE
