@@ -138,9 +138,10 @@ class Subscriber:
         """Events that came again, or came after they had been counted as lost: dropped."""
         self._epoch_ns = 0
         self._next = 0
+        endpoint = _endpoint(path)
         self.socket = _socket(zmq.SUB, EVENT_HWM, EVENT_BYTES_MAX)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
-        self.socket.connect(_endpoint(path))
+        self.socket.connect(endpoint)
 
     @property
     def waitable(self) -> zmq.Socket[bytes]:
@@ -193,8 +194,9 @@ class WishSender:
     def __init__(self, path: Path) -> None:
         self.sent = 0
         self.dropped = 0
+        endpoint = _endpoint(path)
         self.socket = _socket(zmq.PUSH, WISH_HWM, WISH_BYTES_MAX)
-        self.socket.connect(_endpoint(path))
+        self.socket.connect(endpoint)
 
     def send(self, wish: Wish) -> None:
         try:
@@ -251,9 +253,10 @@ def ask(path: Path, request: Ask, timeout_s: float = 5.0) -> Answer:
     """Ask the actuator. LinkError when nobody is there, or nobody answers in time."""
     if not path.exists():
         raise LinkError(f"nothing listens at {path}; is trimtab running?")
+    endpoint = _endpoint(path)
     sock = _socket(zmq.REQ, 16, CONTROL_BYTES_MAX)
     try:
-        sock.connect(_endpoint(path))
+        sock.connect(endpoint)
         sock.send(encode(request))
         if not sock.poll(int(timeout_s * 1000)):
             raise LinkError(f"no answer at {path} within {timeout_s:g} s; is trimtab running?")
