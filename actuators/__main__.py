@@ -1,0 +1,112 @@
+"""The actuator: `python -I -m actuators --run-dir DIR --state-dir DIR --config FILE`. Runs until SIGTERM."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from actuators.change import Writer
+from actuators.modes import Modes
+from actuators.parts import StateLock, assemble
+from actuators.service import Lanes, Service
+from actuators.state_dir import JournalError
+from bus import config, plugins, roles, tunables
+from bus.config import Config, ConfigError
+from bus.link import Publisher
+from bus.schema import AnyEvent
+from bus.tunables import Tunable
+
+EX_USAGE = 64
+ROLE = "actuator"
+
+
+class UsageError(ValueError):
+    """Arguments that make no sense."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the actuator until SIGTERM or SIGINT. Returns the exit code: 0 stopped and everything on trial put back, 1
+    cannot run or something could not be put back, 64 usage."""
+    try:
+        options = _arguments(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        print(f"{ROLE}: {error}", file=sys.stderr)
+        return EX_USAGE
+    try:
+        return 0 if _run(options, config.load(options.config)) else 1
+    except (OSError, ConfigError, JournalError) as error:
+        print(f"{ROLE}: {error}", file=sys.stderr)
+        return 1
+
+
+def say(line: str) -> None:
+    """One line for the operator. A reader that has gone must not stop the actuator."""
+    with contextlib.suppress(OSError):
+        print(f"{ROLE}: {line}", file=sys.stderr, flush=True)
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser("actuators", description="Makes the changes that deciders wish for, and puts them back.")
+    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
+    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
+    parser.add_argument("--config", type=Path, default=None)
+    return parser.parse_args(argv)
+
+
+def _run(options: argparse.Namespace, settings: Config) -> bool:
+    rows = _rows(settings)
+    deciders = sorted({row.decider for row in rows.values() if settings.deciders.get(row.decider, True)})
+    events: list[AnyEvent] = []
+    with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_signals())
+        # Its lock makes this the only actuator on the run directory, before anything is put back.
+        publisher = stack.enter_context(contextlib.closing(Publisher(roles.events_path(options.run_dir, ROLE), ROLE)))
+        lock = stack.enter_context(contextlib.closing(StateLock(options.state_dir)))
+        parts = stack.enter_context(contextlib.closing(assemble(rows, options.state_dir, say, events.append)))
+        writer = Writer(parts, settings.netns)
+        modes = Modes(parts, writer, lock, deciders)
+        modes.start(settings.mode)
+        lanes = stack.enter_context(contextlib.closing(Lanes(options.run_dir, deciders, publisher)))
+        return Service(parts, writer, modes, lanes, events).run(stop)
+
+
+def _rows(settings: Config) -> Mapping[str, Tunable]:
+    more = [row for tuner in plugins.tuners() for row in tuner.rows]
+    try:
+        rows = tunables.table(more)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+    return config.narrowed(rows, settings)
+
+
+@contextlib.contextmanager
+def stop_signals() -> Iterator[int]:
+    """A descriptor that becomes readable at SIGTERM or SIGINT; poll(2) itself is resumed after a handler (PEP 475)."""
+    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    before = {
+        number: signal.signal(number, lambda *_: None) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
+    }
+    try:
+        yield read
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(before_fd)
+        os.close(read)
+        os.close(write)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

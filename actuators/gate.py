@@ -1,0 +1,192 @@
+"""The gate: grants one wish or refuses it, and trusts nobody. Pure: a function of its arguments.
+
+Nothing is clamped: a wish that is not right as it stands is refused with the numbers. The bounds come from the
+tunables table, the facts (`View`) from the actuator's own reading of the kernel and of its journal, and only the value
+asked for from the decider, whose name is the lane that the wish came in on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from msgspec import Struct
+
+from bus.schema import Wish
+from bus.tunables import INT_MAX, Bounds, Tunable
+
+FUTURE_NS = 100_000_000
+"""A wish's time may be this far ahead: a time namespace or a late reading of the clock, not a lie."""
+HOUR_NS = 3_600_000_000_000
+DEAD_BAND = 128
+"""A change below value / DEAD_BAND is not worth a write, unless it leads to a bound or back to the original."""
+
+
+class View(Struct, frozen=True):
+    """What the actuator itself knows of the key that a wish is about."""
+
+    value: int
+    """What stands there now, read a moment ago."""
+    original: int
+    """What stood there before trimtab's first write."""
+    held: str = ""
+    """Why hands are off this key; empty when they are not."""
+    related: Mapping[str, int] = {}
+    """The values of the tunables that the row's at_most and at_least name."""
+    changed_ns: tuple[int, ...] = ()
+    """When this key was last written, CLOCK_MONOTONIC, oldest first; an hour's worth."""
+    fence: Collection[int] = ()
+    """Cookies of the only namespaces to touch; empty for no fence."""
+
+
+class Refused(Struct, frozen=True):
+    """No, and why."""
+
+    kind: str
+    """A short stable word, to count by."""
+    reason: str
+    """One sentence with the numbers."""
+
+
+class Grant(Struct, frozen=True):
+    """Yes: this value, at this place, in place of that one."""
+
+    tunable: str
+    netns: int
+    old: int
+    new: int
+
+
+class _Case(Struct, frozen=True):
+    row: Tunable
+    bounds: Bounds
+    wish: Wish
+    view: View
+    now_ns: int
+
+
+def screen(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int], now_ns: int) -> Refused | None:
+    """What can be refused before anything is read in the kernel; None when nothing can."""
+    if row is None or row.name != wish.tunable:
+        return _unknown(wish)
+    if asker != row.decider:
+        return Refused("owner", f"{row.name} is {row.decider}'s to ask for, not {asker}'s")
+    return _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns)
+
+
+def admit(
+    row: Tunable | None, bounds: Bounds, wish: Wish, asker: str, view: View, now_ns: int
+) -> Grant | Refused:
+    """Grant the wish, or refuse it for the first thing that is wrong. now_ns: CLOCK_MONOTONIC."""
+    if row is None:
+        return _unknown(wish)
+    refused = screen(row, wish, asker, view.fence, now_ns)
+    if refused is not None:
+        return refused
+    case = _Case(row, bounds, wish, view, now_ns)
+    for check in _CHECKS:
+        refused = check(case)
+        if refused is not None:
+            return refused
+    return Grant(row.name, wish.netns, view.value, wish.want)
+
+
+def _unknown(wish: Wish) -> Refused:
+    return Refused("unknown", f"no tunable {wish.tunable!r} in the table")
+
+
+def _scope(row: Tunable, wish: Wish) -> Refused | None:
+    if row.scope == "host" and wish.netns:
+        return Refused("scope", f"{row.name} is the host's, not of a network namespace ({wish.netns})")
+    if row.scope == "netns" and not wish.netns:
+        return Refused("scope", f"{row.name} is of a network namespace, and none is named")
+    return None
+
+
+def _fence(wish: Wish, fence: Collection[int]) -> Refused | None:
+    if fence and wish.netns not in fence:
+        where = f"namespace {wish.netns}" if wish.netns else "the host as a whole"
+        return Refused("fence", f"{where} lies outside the {len(fence)} namespaces that the configuration names")
+    return None
+
+
+def _text(wish: Wish) -> Refused | None:
+    # The sentence and the evidence end up in logs and on terminals.
+    words = (wish.why, *wish.evidence, *(word for word in wish.evidence.values() if isinstance(word, str)))
+    if not wish.why.strip() or not all(word.isprintable() for word in words):
+        return Refused("text", "the reason or the evidence is empty or holds control characters")
+    return None
+
+
+def _age(wish: Wish, now_ns: int) -> Refused | None:
+    age_ms = (now_ns - wish.t_ns) // 1_000_000
+    if wish.t_ns > now_ns + FUTURE_NS:
+        return Refused("future", f"the wish is dated {-age_ms} ms ahead")
+    if wish.t_ns + wish.valid_ns < now_ns:
+        return Refused("stale", f"the wish is {age_ms} ms old and was valid for {wish.valid_ns // 1_000_000} ms")
+    return None
+
+
+def _held(case: _Case) -> Refused | None:
+    if case.view.held:
+        return Refused("held", f"hands off {case.row.name}: {case.view.held}")
+    return None
+
+
+def _believed(case: _Case) -> Refused | None:
+    if case.wish.believed != case.view.value:
+        return Refused("believed", f"{case.view.value} stands there, not {case.wish.believed}")
+    return None
+
+
+def _range(case: _Case) -> Refused | None:
+    if not -INT_MAX - 1 <= case.wish.want <= INT_MAX:
+        return Refused("range", f"{case.wish.want} does not fit the kernel's int")
+    return None
+
+
+def _bounds(case: _Case) -> Refused | None:
+    if not case.bounds.low <= case.wish.want <= case.bounds.high:
+        return Refused("bounds", f"{case.wish.want} lies outside {case.bounds.low} to {case.bounds.high}")
+    return None
+
+
+def _step(case: _Case) -> Refused | None:
+    value = abs(case.view.value)
+    change = abs(case.wish.want - case.view.value)
+    if change == 0:
+        return Refused("nothing", f"{case.view.value} stands there already")
+    ends = (case.bounds.low, case.bounds.high, case.view.original)
+    if change < value // DEAD_BAND and case.wish.want not in ends:
+        return Refused("dead-band", f"a change by {change} is less than 1/{DEAD_BAND} of {case.view.value}")
+    if change > max(1, case.row.step * value):
+        return Refused("step", f"a change by {change} is more than {case.row.step:g} of {case.view.value}")
+    return None
+
+
+def _pace(case: _Case) -> Refused | None:
+    recent = [t_ns for t_ns in case.view.changed_ns if t_ns > case.now_ns - HOUR_NS]
+    if recent and case.now_ns - recent[-1] < case.row.cooldown_s * 1e9:
+        ago_ms = (case.now_ns - recent[-1]) // 1_000_000
+        return Refused("cool-down", f"last changed {ago_ms} ms ago, at most once in {case.row.cooldown_s:g} s")
+    if len(recent) >= case.row.per_hour:
+        return Refused("per-hour", f"changed {len(recent)} times within the hour, at most {case.row.per_hour}")
+    return None
+
+
+def _relations(case: _Case) -> Refused | None:
+    want, related = case.wish.want, case.view.related
+    for name in (*case.row.at_most, *case.row.at_least):
+        if name not in related:
+            return Refused("relation", f"the value of {name}, which bounds {case.row.name}, is not known")
+    for name in case.row.at_most:
+        if want > related[name]:
+            return Refused("relation", f"{want} would pass {name}, which is {related[name]}")
+    for name in case.row.at_least:
+        if want < related[name]:
+            return Refused("relation", f"{want} would fall below {name}, which is {related[name]}")
+    return None
+
+
+_CHECKS: tuple[Callable[[_Case], Refused | None], ...] = (
+    _held, _believed, _range, _bounds, _step, _pace, _relations,
+)

@@ -1,0 +1,275 @@
+"""What of ours stands in the kernel and what is held: kept in memory, with the journal behind it.
+
+Memory leads when the journal fails: then no change is begun any more, but every revert still works, and what became of
+it is written once the journal can be written again (`open`).
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from actuators import originals
+from actuators.gate import HOUR_NS
+from actuators.journal import Journal
+from actuators.records import STANDING, Hold, Intent, Site, Spot, State, Stood, stamp
+from actuators.relations import Relations
+from actuators.state_dir import JournalError
+
+Result = TypeVar("Result")
+
+
+class Standing(Struct):
+    """A key where a value of ours stands."""
+
+    spot: Spot
+    site: Site
+    original: int
+    stands: int
+    """What we last wrote there: another value is somebody else's."""
+    changes: dict[int, Stood]
+    """The changes that led here by their ids, oldest first."""
+
+    @property
+    def newest(self) -> int:
+        """Id of the newest change, 0 where none is known."""
+        return max(self.changes, default=0)
+
+    @property
+    def decider(self) -> str:
+        """Who asked for the newest change."""
+        return self.changes[self.newest].decider if self.changes else ""
+
+
+class Leftover(Struct, frozen=True):
+    """A key where an earlier process may have left a value of ours."""
+
+    spot: Spot
+    site: Site
+    original: int
+    last_written: int | None
+    stood: list[Stood]
+
+
+class _Pending(Struct, frozen=True):
+    spot: Spot
+    write: Callable[[Journal], None]
+
+
+class Keeper:
+    """The memory of the actuator. open(), intend(), advise(), hold() and release() raise JournalError."""
+
+    def __init__(self, folder: Path, boot_id: str, own: int, relations: Relations) -> None:
+        self.standing: dict[Spot, Standing] = {}
+        self.counts: Counter[str] = Counter()
+        """How many changes of this boot are in each state."""
+        self.trouble = "the journal is not open"
+        """Why nothing can be journaled, and so nothing be changed; empty when all is well."""
+        self._folder = folder
+        self._boot_id = boot_id
+        self._own = own
+        self._relations = relations
+        self._journal: Journal | None = None
+        self._holds: dict[Spot, Hold] = {}
+        self._changed: dict[Spot, list[int]] = {}
+        self._pending: list[_Pending] = []
+
+    # --- the journal behind ---------------------------------------------------------------------------------------
+
+    def open(self) -> list[str]:
+        """Open the journal (anew), and write what is pending. Returns what the operator must be told."""
+        self.close()
+        try:
+            self._journal = journal = Journal(self._folder, self._boot_id)
+            self._load(journal)
+            self._write_pending(journal)
+            self._renumber(journal)
+            journal.tidy()
+            self.counts = Counter(journal.counts())
+        except JournalError as error:
+            self.trouble = str(error)
+            raise
+        self.trouble = ""
+        return journal.notes
+
+    def flush(self) -> None:
+        """In quiet moments: write what is pending, and let the journal tidy up."""
+        self._forget_old()
+        if not self._journal:
+            return
+        try:
+            self._write_pending(self._journal)
+            self._journal.flush()
+        except JournalError as error:
+            self.trouble = str(error)
+
+    def close(self) -> None:
+        """Close the journal; what stands stays known."""
+        if self._journal:
+            self._journal.close()
+        self._journal, self.trouble = None, "the journal is not open"
+
+    def leftovers(self) -> list[Leftover]:
+        """What the journal says may stand and memory does not know; where there is no journal, originals.log."""
+        try:
+            found = self._from_journal()
+        except JournalError:
+            found = [
+                Leftover(line.spot, line.site, line.original, None,
+                         [Stood(0, line.decider, line.old, line.new, "intent")])
+                for line in originals.read(self._folder, self._boot_id).writes
+            ]
+        known = self.standing.keys() | {one.spot for one in self._pending}
+        return [one for one in found if one.spot not in known]
+
+    # --- changes --------------------------------------------------------------------------------------------------
+
+    def intend(self, intent: Intent) -> int:
+        """Journal a change that is about to be made. Returns its id. On JournalError it must not be made."""
+        number = self._try(lambda journal: journal.intend(intent))
+        self._changed.setdefault(intent.spot, []).append(stamp().t_ns)
+        kept = self.adopt(intent.spot, intent.site, intent.original, intent.old)
+        kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent")
+        self.counts["intent"] += 1
+        return number
+
+    def adopt(self, spot: Spot, site: Site, original: int, stands: int) -> Standing:
+        """The standing of a key; a new one where there is none yet."""
+        return self.standing.setdefault(spot, Standing(spot, site, original, stands, {}))
+
+    def advise(self, intent: Intent) -> tuple[int, bool]:
+        """Journal advice. Returns its id and whether it is new."""
+        number, fresh = self._try(lambda journal: journal.advise(intent))
+        self.counts["advised"] += fresh
+        return number, fresh
+
+    def settle(
+        self, spot: Spot, state: State, detail: str, stands: int | None, ids: tuple[int, ...] = (), held: str = ""
+    ) -> None:
+        """What became of these changes of a key (none named: of all that stand), and what of ours stands there now;
+        None: nothing, the key is given back. held: why hands are off this key and those tied to it from now on."""
+        kept = self.standing.get(spot)
+        if kept:
+            ids = ids or tuple(kept.changes)
+            self._remember(kept, ids, state, stands)
+        hold = self._new_hold(spot, held) if held else None
+        # A journal begun anew knows these changes by other numbers, but none other of this key.
+        self._later(spot, lambda journal: journal.settle(
+            spot, () if journal.fresh else filter(None, ids), state, detail, stands, hold))
+        if hold:
+            self._holds[spot] = hold
+            for tied in self._relations.family(spot.tunable):
+                if tied != spot.tunable:
+                    self._hold_tied(self._new_hold(Spot(tied, spot.netns), f"tied to {spot.tunable}: {held}"))
+
+    def changed_ns(self, spot: Spot) -> tuple[int, ...]:
+        """When a key was written within the last hour or so, CLOCK_MONOTONIC, oldest first."""
+        return tuple(self._changed.get(spot, ()))
+
+    # --- holds ----------------------------------------------------------------------------------------------------
+
+    def held(self, spot: Spot) -> str:
+        """Why hands are off this key; empty when they are not."""
+        hold = self._holds.get(spot) or self._holds.get(Spot(spot.tunable, 0))
+        return hold.why if hold else ""
+
+    def holds(self) -> list[Hold]:
+        """Every hold."""
+        return list(self._holds.values())
+
+    def hold(self, spot: Spot, why: str) -> list[str]:
+        """Hands off a key and those tied to it. Returns their names."""
+        names = self._relations.family(spot.tunable)
+        for name in names:
+            hold = self._new_hold(Spot(name, spot.netns), why)
+            self._try(partial(Journal.hold, hold=hold))
+            self._holds[hold.spot] = hold
+        return names
+
+    def release(self, spot: Spot) -> list[Spot]:
+        """A key, and those tied to it, may be touched again; netns 0: everywhere. Returns what was held."""
+        names = self._relations.family(spot.tunable)
+        held = [one for one in self._holds if one.tunable in names and spot.netns in (0, one.netns)]
+        for one in held:
+            self._try(partial(Journal.release, spot=one))
+            del self._holds[one]
+        return held
+
+    # --- how ------------------------------------------------------------------------------------------------------
+
+    def _load(self, journal: Journal) -> None:
+        self._holds |= {hold.spot: hold for hold in journal.holds()}
+        self._changed.clear()
+        for spot, t_ns in journal.changed_since(stamp().t_ns - HOUR_NS):
+            self._changed.setdefault(spot, []).append(t_ns)
+
+    def _from_journal(self) -> list[Leftover]:
+        if not self._journal:
+            raise JournalError(self.trouble)
+        journal = self._journal
+        keys = journal.keys()
+        return [Leftover(key.spot, key.site, key.original, key.last_written, journal.standing(key.spot))
+                for key in keys]
+
+    def _renumber(self, journal: Journal) -> None:
+        for kept in self.standing.values():
+            if journal.fresh:
+                journal.settle(kept.spot, (), "trial", "", kept.stands)
+            kept.changes = {stood.id: stood for stood in journal.standing(kept.spot)}
+
+    def _try(self, write: Callable[[Journal], Result]) -> Result:
+        if self.trouble or not self._journal:
+            raise JournalError(self.trouble)
+        try:
+            return write(self._journal)
+        except JournalError as error:
+            self.trouble = str(error)
+            raise
+
+    def _later(self, spot: Spot, write: Callable[[Journal], None]) -> None:
+        """Now, if that can be."""
+        self._pending.append(_Pending(spot, write))
+        if self._journal and not self.trouble:
+            try:
+                self._write_pending(self._journal)
+            except JournalError as error:
+                self.trouble = str(error)
+
+    def _write_pending(self, journal: Journal) -> None:
+        while self._pending:
+            self._pending[0].write(journal)
+            self._pending.pop(0)
+
+    def _new_hold(self, spot: Spot, why: str) -> Hold:
+        return Hold(spot, why, stamp().tai_ns, spot.netns in (0, self._own))
+
+    def _hold_tied(self, hold: Hold) -> None:
+        self._holds[hold.spot] = hold
+        self._later(hold.spot, lambda journal: journal.hold(hold))
+
+    def _remember(self, kept: Standing, ids: tuple[int, ...], state: State, stands: int | None) -> None:
+        for number in ids:
+            stood = kept.changes.pop(number)
+            self.counts[stood.state] -= 1
+            self.counts[state] += 1
+            if state in STANDING:
+                kept.changes[number] = replace(stood, state=state)
+        if stands is None:
+            del self.standing[kept.spot]
+        else:
+            kept.stands = stands
+
+    def _forget_old(self) -> None:
+        oldest_ns = stamp().t_ns - HOUR_NS
+        for spot, times in list(self._changed.items()):
+            recent = [t_ns for t_ns in times if t_ns > oldest_ns]
+            if recent:
+                self._changed[spot] = recent
+            else:
+                del self._changed[spot]

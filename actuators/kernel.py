@@ -1,0 +1,76 @@
+"""The kernel's values by spot, whichever backend a row names. Reading is by sysctl for all of them."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Collection, Iterable, Mapping
+
+from actuators.namespaces import Namespaces
+from actuators.netlink import NeighTables
+from actuators.records import Site, Spot, Swap
+from actuators.sysctl import Sysctl
+from bus.tunables import Tunable
+
+FILES_MAX = 8192
+
+
+class Kernel:
+    """Reads and writes spots. Methods raise NamespaceGoneError (a kind of OSError), or another OSError."""
+
+    def __init__(self, rows: Mapping[str, Tunable], namespaces: Namespaces, sysctl: Sysctl | None = None) -> None:
+        self._rows = rows
+        self._namespaces = namespaces
+        self._sysctl = sysctl or Sysctl(namespaces.enter, keep=_files() // 2)
+        self._tables: NeighTables | None = None
+        self.own = namespaces.own
+        """The cookie of the namespace that we run in."""
+
+    def prepare(self, deciders: Collection[str]) -> None:
+        """Get ready to write for these: what is slow to load is loaded now, not when a wish is waiting."""
+        if any(row.backend == "neightbl" and row.decider in deciders for row in self._rows.values()):
+            self._neigh_tables()
+
+    def read(self, spot: Spot, inode: int = 0) -> int:
+        """What stands there. inode: where to look for its namespace first."""
+        return self._sysctl.read(spot, inode)
+
+    def swap(self, spot: Spot, inode: int, old: int, new: int) -> Swap:
+        """Write new if old stands there, and read back."""
+        row = self._rows.get(spot.tunable)
+        if row and row.backend == "neightbl":
+            return self._neigh_tables().swap(spot, old, new)
+        return self._sysctl.swap(spot, inode, old, new)
+
+    def site(self, netns: int) -> Site:
+        """Where a namespace that has been read from is found, and what it is called."""
+        return self._namespaces.site(netns) if netns else Site()
+
+    def related(self, names: Iterable[str], netns: int, inode: int) -> dict[str, int]:
+        """The values of these tunables in one place; those that cannot be read are left out."""
+        found = {}
+        for name in names:
+            try:
+                found[name] = self.read(Spot(name, netns), inode)
+            except OSError:
+                continue
+        return found
+
+    def _neigh_tables(self) -> NeighTables:
+        if not self._tables:
+            self._tables = NeighTables(self._sysctl)
+        return self._tables
+
+    def close(self) -> None:
+        """Give all descriptors back."""
+        self._sysctl.close()
+        if self._tables:
+            self._tables.close()
+
+
+def _files() -> int:
+    """How many descriptors this process may have, after raising the soft limit (1024 is for select(2)'s sake)."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = FILES_MAX if hard == resource.RLIM_INFINITY else min(hard, FILES_MAX)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return wanted

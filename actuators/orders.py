@@ -1,0 +1,63 @@
+"""The operator's orders, the same to a running actuator (actuators.service) and without one (actuators.offline)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from actuators.keeper import Keeper
+from actuators.records import Spot
+from actuators.state_dir import JournalError
+from actuators.undo import Ending, Undo, UndoError
+from bus.schema import Answer, Ask
+from bus.tunables import Tunable
+
+
+class Orders:
+    """rollback, hold, release. Every method answers; none raises."""
+
+    def __init__(self, rows: Mapping[str, Tunable], keeper: Keeper, undo: Undo) -> None:
+        self._rows = rows
+        self._keeper = keeper
+        self._undo = undo
+
+    def rollback(self, ask: Ask) -> Answer:
+        """Undo one change, or all (change 0), and keep hands off the keys from then on."""
+        who = _who(ask)
+        ending = Ending("rolled_back", f"rolled back by {who}", held=f"rolled back by {who}")
+        try:
+            tally = self._undo.one(ask.change, ending) if ask.change else self._undo.all(ending)
+        except UndoError as error:
+            return Answer(False, [str(error)])
+        lines = [f"{tally.undone} put back" + (f", {tally.left} could not be" if tally.left else "")]
+        if not ask.change and not tally.undone and not tally.left:
+            lines = ["nothing of trimtab's stands"]
+        return Answer(not tally.left, lines, {"undone": tally.undone, "left": tally.left})
+
+    def hold(self, ask: Ask) -> Answer:
+        """Hands off a key (netns 0 of a namespace's tunable: in every namespace) and those tied to it."""
+        row = self._rows.get(ask.tunable)
+        if not row:
+            return Answer(False, [f"no tunable {ask.tunable!r}; `trimtab tunables` lists them"])
+        if row.scope == "host" and ask.netns:
+            return Answer(False, [f"{row.name} is the host's, not of a network namespace"])
+        try:
+            names = self._keeper.hold(Spot(row.name, ask.netns), f"held by {_who(ask)}")
+        except JournalError as error:
+            return Answer(False, [f"not held: {error}"])
+        return Answer(True, [f"hands off {name}, until `trimtab release {name}`" for name in names])
+
+    def release(self, ask: Ask) -> Answer:
+        """The key and those tied to it may be touched again (netns 0: wherever they were held)."""
+        try:
+            spots = self._keeper.release(Spot(ask.tunable, ask.netns))
+        except JournalError as error:
+            return Answer(False, [f"not released: {error}"])
+        if not spots:
+            return Answer(False, [f"{ask.tunable} is not held"])
+        lines = [f"released {spot.tunable}" + (f" in namespace {spot.netns}" if spot.netns else "") for spot in spots]
+        return Answer(True, lines, {"released": len(spots)})
+
+
+def _who(ask: Ask) -> str:
+    # Ends up in logs and on terminals.
+    return "".join(char if char.isprintable() else "?" for char in ask.who) or "the operator"

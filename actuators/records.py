@@ -1,0 +1,153 @@
+"""What the journal holds: one Change per row of its history, one Key per key that was ever touched or is held.
+
+    intent --> trial --> reverted     by an orderly stop, by a change of mode, or found after a crash
+       |         |-----> rolled_back  by an operator, and the key is held until `release`
+       |         |-----> ceded        somebody else wrote the key: the administrator wins
+       |         '-----> lost         the namespace has gone, or the host has rebooted
+       '-> failed                     the kernel said no; nothing of ours stands
+    advised                           mode advise: what would have been done
+
+`STANDING` are the states in which a value of ours may stand in the kernel.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Literal
+
+from msgspec import Struct
+
+State = Literal["intent", "trial", "failed", "reverted", "rolled_back", "ceded", "lost", "advised"]
+STATES: tuple[State, ...] = ("intent", "trial", "failed", "reverted", "rolled_back", "ceded", "lost", "advised")
+STANDING: tuple[State, ...] = ("intent", "trial")
+
+Evidence = dict[str, int | str]
+
+
+class Spot(Struct, frozen=True, order=True):
+    """One key: a tunable in one place. netns: the namespace's cookie, 0 for the host as a whole."""
+
+    tunable: str
+    netns: int
+
+
+class Site(Struct, frozen=True):
+    """How a namespace is found and called, which its cookie does not tell."""
+
+    inode: int = 0
+    name: str = ""
+    """Its name under /run/netns, "host" for the initial one, empty where it has none or for the host as a whole."""
+
+
+class Swap(Struct, frozen=True):
+    """What a compare-and-write found and left. Nothing was written unless `found` is what was to be replaced."""
+
+    found: int
+    stands: int
+    """Read back after the write."""
+    error: str
+    """What the kernel said to the write; empty when it took it."""
+
+
+class Stamp(Struct, frozen=True):
+    """One moment on three clocks, in nanoseconds."""
+
+    t_ns: int
+    """CLOCK_MONOTONIC, the clock of all events."""
+    boot_ns: int
+    """CLOCK_BOOTTIME: goes on in suspend, so that what ends at a time ends then."""
+    tai_ns: int
+    tai_known: bool
+    """False: nobody has told the kernel the TAI offset, and tai_ns is UTC."""
+
+
+class Intent(Struct, frozen=True):
+    """A change about to be made (or, in mode advise, that would be)."""
+
+    spot: Spot
+    site: Site
+    decider: str
+    old: int
+    new: int
+    why: str
+    evidence: Evidence
+    original: int
+    """What stood there before trimtab's first write."""
+
+
+class Change(Struct, frozen=True):
+    """One row of the history."""
+
+    id: int
+    t_tai_ns: int
+    tai_known: bool
+    t_ns: int
+    boot_ns: int
+    boot_id: str
+    tunable: str
+    scope: str
+    """host or netns."""
+    netns: int
+    netns_ino: int
+    netns_name: str
+    decider: str
+    old: int
+    new: int
+    why: str
+    evidence: Evidence
+    state: State
+    detail: str
+    """What ended it, in words; empty while it stands."""
+    ended_tai_ns: int
+    """0 while it stands."""
+    advice: str
+    """Stable id of a piece of advice: the same for the same key, values and decider; else empty."""
+    repeats: int
+    """How often the same advice came again."""
+
+    @property
+    def spot(self) -> Spot:
+        return Spot(self.tunable, self.netns)
+
+    @property
+    def site(self) -> Site:
+        return Site(self.netns_ino, self.netns_name)
+
+
+class Stood(Struct, frozen=True):
+    """One change that stands, as far as undoing it goes."""
+
+    id: int
+    """0: known from originals.log only."""
+    decider: str
+    old: int
+    new: int
+    state: State
+
+
+class Key(Struct, frozen=True):
+    """One key that trimtab has written and not given back."""
+
+    spot: Spot
+    site: Site
+    original: int
+    last_written: int | None
+    """None: nothing of ours is known to stand (an intent may have been carried out, though)."""
+
+
+class Hold(Struct, frozen=True):
+    """Hands off a key, over restarts, until `release`. netns 0 of a namespace's tunable: in every namespace."""
+
+    spot: Spot
+    why: str
+    since_tai_ns: int
+    ever: bool = False
+    """In every boot, not only in this one: what is held is the host's, or of its initial namespace."""
+
+
+def stamp() -> Stamp:
+    """Now."""
+    tai_ns, utc_ns = time.clock_gettime_ns(time.CLOCK_TAI), time.clock_gettime_ns(time.CLOCK_REALTIME)
+    # The offset is whole seconds, and 37 or more once it is set; the two readings lie microseconds apart.
+    known = tai_ns - utc_ns > 500_000_000
+    return Stamp(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), tai_ns, known)

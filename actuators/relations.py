@@ -1,0 +1,81 @@
+"""How tunables stand to each other, from both sides of their rows. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from actuators.records import Spot
+from bus.tunables import Tunable
+
+
+class Relations:
+    """Who may not pass whom: `at_most` of one row is `at_least` of the other, whichever of them says so."""
+
+    def __init__(self, rows: Mapping[str, Tunable]) -> None:
+        self.above: dict[str, set[str]] = {}
+        """Tunable -> those that it may never pass."""
+        self.below: dict[str, set[str]] = {}
+        """Tunable -> those that it may never fall below."""
+        for row in rows.values():
+            for name in row.at_most:
+                self._add(row.name, name)
+            for name in row.at_least:
+                self._add(name, row.name)
+        self._rows = rows
+
+    def _add(self, lower: str, upper: str) -> None:
+        self.above.setdefault(lower, set()).add(upper)
+        self.below.setdefault(upper, set()).add(lower)
+
+    def of(self, name: str) -> set[str]:
+        """Every tunable that a row ties to this one directly."""
+        return self.above.get(name, set()) | self.below.get(name, set())
+
+    def family(self, name: str) -> list[str]:
+        """This tunable and every other one with a row that is tied to it, also through others: whoever sets one by
+        hand has set them all."""
+        found, new = set[str](), {name}
+        while new:
+            found |= new
+            new = {other for one in new for other in self.of(one)} - found
+        return sorted(other for other in found if other == name or other in self._rows)
+
+    def fits(self, name: str, value: int, value_of: Callable[[str], int | None]) -> bool:
+        """Whether `name` may be `value` beside the others; one whose value is None does not count."""
+        above = (value_of(other) for other in self.above.get(name, ()))
+        below = (value_of(other) for other in self.below.get(name, ()))
+        return all(other is None or value <= other for other in above) and all(
+            other is None or value >= other for other in below
+        )
+
+
+class Move(Struct, frozen=True):
+    """A value to put back."""
+
+    spot: Spot
+    target: int
+    newest: int
+    """Id of the newest change there: what was changed last is put back first."""
+
+
+def ordered(moves: list[Move], relations: Relations, values: Mapping[Spot, int]) -> list[Move]:
+    """The moves in an order in which no relation is broken at any instant, else the newest first.
+
+    values: what stands now at every spot that a move is about or is tied to. Where no order fits (somebody set a
+    tied value by hand), the rest comes newest first: each original is what would stand there without trimtab.
+    """
+    now = dict(values)
+    left = sorted(moves, key=lambda move: -move.newest)
+    done: list[Move] = []
+
+    def fits(move: Move) -> bool:
+        return relations.fits(move.spot.tunable, move.target, lambda name: now.get(Spot(name, move.spot.netns)))
+
+    while left:
+        pick = next((move for move in left if fits(move)), left[0])
+        left.remove(pick)
+        done.append(pick)
+        now[pick.spot] = pick.target
+    return done

@@ -1,0 +1,120 @@
+"""The actuator's process: lanes in, outcomes out, one thread. Wishes are taken a few per lane and turn, so that a flood
+from one decider does not delay another's."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Collection
+from pathlib import Path
+
+from msgspec import Struct
+
+from actuators.change import Writer
+from actuators.control import Control, malformed
+from actuators.modes import Modes
+from actuators.parts import Parts
+from actuators.watch import Watch
+from bus import roles
+from bus.link import ControlServer, Poller, Publisher, WishIntake
+from bus.notify import notify
+from bus.schema import AnyEvent
+
+FAIR = 16
+"""Wishes per lane and turn."""
+STATUS_S = 1.0
+LEVEL_S = 5.0
+
+
+class Descriptor(Struct, frozen=True):
+    """A plain descriptor for bus.link.Poller."""
+
+    waitable: int
+
+
+class Lanes:
+    """Every socket of the actuator. Raises LinkError for one that cannot be bound."""
+
+    def __init__(self, run_dir: Path, deciders: Collection[str], publisher: Publisher) -> None:
+        self.publisher = publisher
+        with contextlib.ExitStack() as bound:
+            self.intakes: list[WishIntake] = []
+            for name in deciders:
+                intake = WishIntake(roles.wish_path(run_dir, name), name)
+                bound.callback(intake.close)
+                self.intakes.append(intake)
+            self.control = ControlServer(roles.control_path(run_dir))
+            bound.callback(self.control.close)
+            self._bound = bound.pop_all()
+
+    def malformed(self) -> dict[str, int]:
+        """Messages that were none of ours, by lane."""
+        return malformed(self.intakes, self.control)
+
+    def close(self) -> None:
+        """Close all but the publisher."""
+        self._bound.close()
+
+
+class Service:
+    """The loop."""
+
+    def __init__(self, parts: Parts, writer: Writer, modes: Modes, lanes: Lanes, events: list[AnyEvent]) -> None:
+        """events: where the parts' voice puts what is to be published."""
+        self._writer = writer
+        self._modes = modes
+        self._lanes = lanes
+        self._events = events
+        self._control = Control(parts, writer, modes)
+        self._watch = Watch(parts)
+        self._status_s = self._level_s = 0.0
+        self._ready = False
+
+    def run(self, stop: int) -> bool:
+        """Until `stop` is readable; then put back what is on trial. Returns whether nothing of ours is left."""
+        poller = Poller()
+        poller.add(Descriptor(stop))
+        poller.add(self._lanes.control)
+        for intake in self._lanes.intakes:
+            poller.add(intake)
+        while True:
+            self._tend()
+            wait_s = min(self._status_s, self._level_s) - time.monotonic()
+            for source in poller.wait(max(0.0, wait_s)):
+                if isinstance(source, WishIntake):
+                    self._wishes(source)
+                elif isinstance(source, ControlServer):
+                    source.serve(lambda ask: self._control.answer(ask, self._lanes.malformed()))
+                    self._publish()
+                else:
+                    return self._stop()
+
+    def _wishes(self, intake: WishIntake) -> None:
+        for wish in intake.receive(FAIR):
+            self._writer.handle(wish, intake.decider)
+            # At once: a decider waits for its answer before it asks for more.
+            self._publish()
+
+    def _tend(self) -> None:
+        now_s = time.monotonic()
+        if now_s >= self._level_s:
+            self._level_s = now_s + LEVEL_S
+            self._modes.tend()
+            self._watch.level()
+            self._publish()
+        if now_s >= self._status_s:
+            self._status_s = now_s + STATUS_S
+            status = self._control.status_line(self._lanes.publisher, self._lanes.malformed())
+            notify(*([] if self._ready else ["READY=1"]), "WATCHDOG=1", f"STATUS={status}")
+            self._ready = True
+
+    def _stop(self) -> bool:
+        notify("STOPPING=1")
+        left = self._modes.stop()
+        self._publish()
+        return not left
+
+    def _publish(self) -> None:
+        self._watch.after(self._events[:])
+        self._lanes.publisher.publish(self._events)
+        self._events.clear()

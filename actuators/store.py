@@ -1,0 +1,183 @@
+"""journal.db as a file: opened safely, checked, migrated, set aside when it is no sound database.
+
+WAL with synchronous=FULL: a transaction that has ended is on disk. Readers (`read_only`) work beside the writer, and
+when there is none.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sqlite3
+import time
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from actuators import state_dir
+from actuators.state_dir import JournalError
+
+NAME = "journal.db"
+PAGES_PER_CHECKPOINT = 4000
+"""The WAL is moved into the database in quiet moments (Store.checkpoint); this is the bound for busy ones, 16 MB."""
+BUSY_S = 2.0
+
+MIGRATIONS: tuple[str, ...] = (
+    """
+    CREATE TABLE changes (
+        id INTEGER PRIMARY KEY AUTOINCREMENT,
+        t_tai_ns INTEGER NOT NULL, tai_known INTEGER NOT NULL, t_ns INTEGER NOT NULL, boot_ns INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        tunable TEXT NOT NULL, scope TEXT NOT NULL,
+        netns INTEGER NOT NULL, netns_ino INTEGER NOT NULL, netns_name TEXT NOT NULL,
+        decider TEXT NOT NULL, old INTEGER NOT NULL, new INTEGER NOT NULL,
+        why TEXT NOT NULL, evidence TEXT NOT NULL,
+        state TEXT NOT NULL, detail TEXT NOT NULL DEFAULT '', ended_tai_ns INTEGER NOT NULL DEFAULT 0,
+        advice TEXT NOT NULL DEFAULT '', repeats INTEGER NOT NULL DEFAULT 0
+    ) STRICT;
+    CREATE INDEX changes_standing ON changes (boot_id, tunable, netns) WHERE state IN ('intent', 'trial');
+    CREATE UNIQUE INDEX changes_advice ON changes (advice) WHERE advice <> '';
+    CREATE TABLE keys (
+        boot_id TEXT NOT NULL, tunable TEXT NOT NULL, netns INTEGER NOT NULL,
+        netns_ino INTEGER NOT NULL, netns_name TEXT NOT NULL,
+        original INTEGER NOT NULL, last_written INTEGER,
+        PRIMARY KEY (boot_id, tunable, netns)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE holds (
+        boot_id TEXT NOT NULL, tunable TEXT NOT NULL, netns INTEGER NOT NULL,
+        why TEXT NOT NULL, since_tai_ns INTEGER NOT NULL,
+        PRIMARY KEY (boot_id, tunable, netns)
+    ) STRICT, WITHOUT ROWID;
+    """,
+)
+"""MIGRATIONS[n] brings a journal of version n (PRAGMA user_version) to n + 1; version 0 is an empty file."""
+
+
+class Store:
+    """The database, open for writing. Every sqlite3.Error comes out as JournalError with one line."""
+
+    def __init__(self, folder: Path) -> None:
+        self.path = folder / NAME
+        self.set_aside: Path | None = None
+        """Where a corrupt database went, if there was one."""
+        self.fresh = False
+        """It was empty, or set aside."""
+        self._corrupt = False
+        state_dir.file(self.path)
+        try:
+            self._db = self._open()
+        except JournalError:
+            if not self._corrupt:
+                raise
+            self.set_aside = self._aside()
+            state_dir.file(self.path)
+            self._db = self._open()
+            # A number from an old log line must never undo another change.
+            with self.transaction() as db:
+                db.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (int(time.time()),))
+
+    def read(self, sql: str, values: Iterable[Any] = ()) -> list[tuple[Any, ...]]:
+        """The rows of a query."""
+        with self._errors():
+            return self._db.execute(sql, tuple(values)).fetchall()
+
+    @contextlib.contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk at its end. Take no other inside."""
+        with self._errors():
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                yield self._db
+                self._db.execute("COMMIT")
+            finally:
+                if self._db.in_transaction:
+                    with contextlib.suppress(sqlite3.Error):
+                        self._db.execute("ROLLBACK")
+
+    def checkpoint(self) -> None:
+        """Move the WAL into the database, as far as readers let us."""
+        self.read("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """Close; the last one to do so also checkpoints."""
+        with contextlib.suppress(sqlite3.Error):
+            self._db.close()
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (sqlite3.Error, OverflowError) as error:
+            self._corrupt = self._corrupt or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+            raise JournalError(f"{self.path}: {error}") from None
+
+    def _open(self) -> sqlite3.Connection:
+        with self._errors():
+            db = sqlite3.connect(self.path, timeout=BUSY_S, isolation_level=None)
+            try:
+                self._check(db)
+            except (sqlite3.Error, JournalError):
+                db.close()
+                raise
+            return db
+
+    def _check(self, db: sqlite3.Connection) -> None:
+        [(found,)] = db.execute("PRAGMA quick_check(1)").fetchall()
+        if found != "ok":
+            self._corrupt = True
+            raise JournalError(f"{self.path}: {found}")
+        db.execute("PRAGMA journal_mode = WAL")
+        db.execute("PRAGMA synchronous = FULL")
+        db.execute(f"PRAGMA wal_autocheckpoint = {PAGES_PER_CHECKPOINT}")
+        self.fresh = _migrate(db, self.path)
+
+    def _aside(self) -> Path:
+        to = self.path.with_name(f"{NAME}.corrupt-{time.time_ns()}")
+        try:
+            for end in ("-wal", "-shm", ""):
+                with contextlib.suppress(FileNotFoundError):
+                    Path(f"{self.path}{end}").rename(f"{to}{end}")
+        except OSError as error:
+            raise JournalError(f"{self.path}: corrupt, and cannot be set aside: {error.strerror}") from None
+        self._corrupt = False
+        return to
+
+
+def _migrate(db: sqlite3.Connection, path: Path) -> bool:
+    """Bring it to our version. Returns whether it was empty."""
+    [(version,)] = db.execute("PRAGMA user_version").fetchall()
+    if version > len(MIGRATIONS):
+        raise JournalError(f"{path}: written by a newer trimtab (version {version}; known are up to {len(MIGRATIONS)})")
+    for number, script in enumerate(MIGRATIONS[version:], version + 1):
+        # One transaction each: a crash leaves the old version or the new one.
+        db.executescript(f"BEGIN IMMEDIATE; {script} PRAGMA user_version = {number}; COMMIT;")
+    return bool(version == 0)
+
+
+def _code(error: Exception) -> int:
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def read_only(folder: Path) -> sqlite3.Connection:
+    """The journal for reading, whether or not its writer runs. Raises JournalError (errno ENOENT: none there)."""
+    path = folder / NAME
+    try:
+        path.stat()
+    except OSError as error:
+        raise JournalError(f"{path}: {error.strerror}", error.errno or 0) from None
+    for how in ("mode=ro", "immutable=1"):
+        # A WAL needs its -shm file even for reading; where that cannot be made (a read-only file system, a full one)
+        # the database is read as it stands.
+        try:
+            db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=BUSY_S)
+            [(version,)] = db.execute("PRAGMA user_version").fetchall()
+        except sqlite3.Error as error:
+            failure = JournalError(f"{path}: {error}")
+            if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+                break
+            continue
+        if version == len(MIGRATIONS):
+            return db
+        db.close()
+        raise JournalError(f"{path}: of version {version}; this trimtab reads version {len(MIGRATIONS)}")
+    raise failure

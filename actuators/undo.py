@@ -1,0 +1,169 @@
+"""Putting values back: all of them, those of one change, those that a process which died left behind.
+
+A value is put back only where what stands there is what we wrote last; anything else is the administrator's by then,
+and the key is ceded. Every value is read back. Works without a journal (actuators.keeper), and without an actuator
+(actuators.offline).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+from msgspec import Struct
+
+from actuators.keeper import Keeper, Leftover, Standing
+from actuators.kernel import Kernel
+from actuators.records import Spot, State, stamp
+from actuators.relations import Move, Relations, ordered
+from actuators.voice import Verdict, Voice, clipped
+from bus.netns import NamespaceGoneError
+from bus.schema import Outcome
+
+
+class Tally(Struct):
+    """What came of an undo."""
+
+    undone: int = 0
+    left: int = 0
+    """Values of ours that could not be put back and stand still."""
+
+
+class UndoError(Exception):
+    """A change that cannot be undone, and why, in one sentence."""
+
+
+class Ending(Struct, frozen=True):
+    """How the changes that are undone end."""
+
+    state: State
+    why: str
+    held: str = ""
+    """Why hands are off the keys from then on; empty: they are not."""
+
+
+STOPPED = Ending("reverted", "trimtab stops")
+LEFT_BEHIND = Ending("reverted", "left by a run that did not stop in order")
+
+
+class Undo:
+    """Puts values back."""
+
+    def __init__(self, keeper: Keeper, kernel: Kernel, relations: Relations, voice: Voice) -> None:
+        self.voice = voice
+        self._keeper = keeper
+        self._kernel = kernel
+        self._relations = relations
+
+    def all(self, ending: Ending, spots: Collection[Spot] | None = None) -> Tally:
+        """Put every original (of these spots) back, newest change first, in an order in which no relation is broken."""
+        kept = [one for spot, one in self._keeper.standing.items() if spots is None or spot in spots]
+        moves = [Move(one.spot, one.original, one.newest) for one in kept]
+        tally = Tally()
+        for move in ordered(moves, self._relations, self._values(kept)):
+            self._restore(self._keeper.standing[move.spot], move.target, (), ending, tally)
+        return tally
+
+    def one(self, change: int, ending: Ending) -> Tally:
+        """Put back what stood before one change; later changes of the same key are undone with it. Raises UndoError
+        with a sentence when there is nothing to undo, or it would break a relation."""
+        kept = next((one for one in self._keeper.standing.values() if change in one.changes), None)
+        if not kept:
+            raise UndoError(f"change {change} does not stand (any more); `trimtab history` lists them")
+        later = tuple(number for number in kept.changes if number >= change)
+        target = kept.original if len(later) == len(kept.changes) else kept.changes[change].old
+        self._check(kept, target)
+        tally = Tally()
+        self._restore(kept, target, later, ending, tally)
+        return tally
+
+    def recover(self) -> list[Spot]:
+        """Take up what an earlier process left: what of ours stands is known again, and the rest is settled. Returns
+        the keys there are to undo."""
+        return [leftover.spot for leftover in self._keeper.leftovers() if self._take_up(leftover)]
+
+    def cede(self, kept: Standing, found: int, expected: int | None = None) -> None:
+        """Somebody else wrote a key of ours: it is theirs, until `release`. expected: what was to stand there, if it
+        is not what we wrote last."""
+        why = f"{found} stands there, not {kept.stands if expected is None else expected}: somebody else wrote it"
+        self._tell(kept, "ceded", why, found)
+        self.voice.ceded(kept, why)
+        self._keeper.settle(kept.spot, "ceded", why, None, held=why)
+
+    def lost(self, kept: Standing) -> None:
+        """The namespace has gone, and our value with it."""
+        self._keeper.settle(kept.spot, "lost", "the namespace has gone", None)
+
+    # --- how ------------------------------------------------------------------------------------------------------
+
+    def _restore(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending, tally: Tally) -> None:
+        try:
+            found, stands, error = self._swap(kept, target)
+        except NamespaceGoneError:
+            self.lost(kept)
+            return
+        except OSError as failure:
+            found, stands, error = kept.stands, kept.stands, failure.strerror or str(failure)
+        if stands == target and found in (kept.stands, target):
+            self._undone(kept, target, ids, ending)
+            tally.undone += 1
+        elif stands == kept.stands:
+            tally.left += 1
+            self.voice.stuck(kept, target, error)
+        else:
+            self.cede(kept, stands)
+
+    def _swap(self, kept: Standing, target: int) -> tuple[int, int, str]:
+        if kept.stands == target:
+            found = self._kernel.read(kept.spot, kept.site.inode)
+            return found, found, ""
+        swap = self._kernel.swap(kept.spot, kept.site.inode, kept.stands, target)
+        return swap.found, swap.stands, swap.error
+
+    def _undone(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending) -> None:
+        if kept.stands != target:
+            self.voice.undone(kept, target, ending.why)
+        self._tell(kept, "reverted", ending.why, target)
+        stands = None if not ids or len(ids) == len(kept.changes) else target
+        self._keeper.settle(kept.spot, ending.state, ending.why, stands, ids, ending.held)
+
+    def _tell(self, kept: Standing, verdict: Verdict, why: str, value: int) -> None:
+        self.voice.emit(
+            Outcome(stamp().t_ns, kept.decider, kept.spot.tunable, kept.spot.netns, kept.stands, kept.original,
+                    verdict, clipped(why), value, kept.newest)
+        )
+
+    def _values(self, kept: Iterable[Standing]) -> dict[Spot, int]:
+        values: dict[Spot, int] = {}
+        for one in kept:
+            tied = self._kernel.related(self._relations.of(one.spot.tunable), one.spot.netns, one.site.inode)
+            values |= {Spot(name, one.spot.netns): value for name, value in tied.items()}
+            values[one.spot] = one.stands
+        return values
+
+    def _check(self, kept: Standing, target: int) -> None:
+        name, netns = kept.spot.tunable, kept.spot.netns
+        tied = self._kernel.related(self._relations.of(name), netns, kept.site.inode)
+        if not self._relations.fits(name, target, tied.get):
+            beside = ", ".join(f"{other} is {value}" for other, value in sorted(tied.items()))
+            raise UndoError(f"{name} cannot go back to {target} alone, as {beside}; undo those first, or all")
+
+    def _take_up(self, left: Leftover) -> bool:
+        """Make a leftover known again. Returns whether something of ours stands there."""
+        last = left.stood[-1] if left.stood else None
+        ours = {left.original, *(value for stood in left.stood for value in (stood.old, stood.new))}
+        expected = last.new if last else left.original
+        try:
+            value = self._kernel.read(left.spot, left.site.inode)
+        except NamespaceGoneError:
+            self._keeper.settle(left.spot, "lost", "the namespace has gone", None)
+            return False
+        except OSError:
+            value = expected
+        kept = self._keeper.adopt(left.spot, left.site, left.original, value if value in ours else expected)
+        kept.changes = {stood.id: stood for stood in left.stood}
+        if value not in ours:
+            self.cede(kept, value)
+        elif last and last.id and last.state == "intent" and value == last.old != last.new:
+            stands = value if len(left.stood) > 1 else None
+            self._keeper.settle(left.spot, "failed", "was not carried out", stands, (last.id,))
+        return left.spot in self._keeper.standing

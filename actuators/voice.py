@@ -1,0 +1,69 @@
+"""What the actuator says: lines for the operator, events for the other roles. Sentences are made here and only here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+from msgspec import Struct
+
+from actuators.keeper import Standing
+from actuators.records import Intent, Site, Spot
+from bus.schema import AnyEvent
+from bus.tunables import Tunable
+
+Verdict = Literal["written", "advised", "refused", "failed", "reverted", "ceded"]
+TEXT_MAX = 400
+"""bus.schema.Text."""
+
+
+class Voice(Struct, frozen=True):
+    """Where lines and events go."""
+
+    say: Callable[[str], None]
+    emit: Callable[[AnyEvent], None]
+    rows: Mapping[str, Tunable]
+
+    def changed(self, intent: Intent, change: int) -> None:
+        """A change was made."""
+        verb = "raised" if intent.new > intent.old else "lowered"
+        self.say(f"{verb} {self._what(intent)}: {intent.why}  [change {change}, undo: trimtab rollback {change}]")
+
+    def advised(self, intent: Intent, change: int) -> None:
+        """A change would have been made."""
+        verb = "would raise" if intent.new > intent.old else "would lower"
+        self.say(f"{verb} {self._what(intent)}: {intent.why}  [advice {change}]")
+
+    def undone(self, kept: Standing, target: int, why: str) -> None:
+        """A value was put back."""
+        self.say(f"put back {self._move(kept.spot, kept.site, kept.stands, target)}: {why}")
+
+    def stuck(self, kept: Standing, target: int, error: str) -> None:
+        """A value could not be put back."""
+        move = self._move(kept.spot, kept.site, kept.stands, target)
+        self.say(f"CANNOT put back {move}: {error}; trimtab's value still stands there")
+
+    def ceded(self, kept: Standing, why: str) -> None:
+        """A key is the administrator's now."""
+        self.say(f"hands off {kept.spot.tunable}{where(kept.spot, kept.site)}: {why}; before trimtab there stood "
+                 f"{kept.original}  [until: trimtab release {kept.spot.tunable}]")
+
+    def _what(self, intent: Intent) -> str:
+        return self._move(intent.spot, intent.site, intent.old, intent.new)
+
+    def _move(self, spot: Spot, site: Site, old: int, new: int) -> str:
+        row = self.rows.get(spot.tunable)
+        unit = f" {row.unit}" if row and row.unit else ""
+        return f"{spot.tunable} {old} -> {new}{unit}{where(spot, site)}"
+
+
+def where(spot: Spot, site: Site) -> str:
+    """" in netns web (4026532201)", or nothing for the host as a whole."""
+    if not spot.netns:
+        return ""
+    return f" in netns {site.name} ({site.inode})" if site.name else f" in netns {site.inode} (cookie {spot.netns})"
+
+
+def clipped(text: str) -> str:
+    """At most as long as a message may be."""
+    return text if len(text) <= TEXT_MAX else text[: TEXT_MAX - 3] + "..."

@@ -1,0 +1,62 @@
+"""The keys as they stand, told every few seconds and after every change; and whether they are still ours."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from actuators.parts import Parts
+from actuators.records import Spot, stamp
+from bus.netns import NamespaceGoneError
+from bus.schema import AnyEvent, Outcome, Value
+
+
+class Watch:
+    """Reads keys and tells their values."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._bounds = parts.bounds
+        self._keeper = parts.keeper
+        self._kernel = parts.kernel
+        self._undo = parts.undo
+        self._emit = parts.voice.emit
+        own = parts.kernel.own
+        self._always = [Spot(row.name, 0 if row.scope == "host" else own) for row in parts.rows.values()]
+        self._touched: dict[Spot, int] = {}
+
+    def level(self) -> None:
+        """Tell every key of the host, of its initial namespace, and of every namespace that was touched."""
+        for spot, kept in self._keeper.standing.items():
+            self._touched[spot] = kept.site.inode
+        for spot in dict.fromkeys([*self._always, *self._touched]):
+            self._tell(spot, self._touched.get(spot, 0))
+
+    def after(self, events: Iterable[AnyEvent]) -> None:
+        """Tell the keys that these outcomes changed."""
+        for event in events:
+            if isinstance(event, Outcome) and event.verdict not in ("refused", "advised"):
+                spot = Spot(event.tunable, event.netns)
+                self._touched.setdefault(spot, 0)
+                self._tell(spot, self._touched[spot])
+
+    def _tell(self, spot: Spot, inode: int) -> None:
+        kept = self._keeper.standing.get(spot)
+        try:
+            value = self._kernel.read(spot, inode)
+        except NamespaceGoneError:
+            self._touched.pop(spot, None)
+            if kept:
+                self._undo.lost(kept)
+            return
+        except OSError:
+            # Not there on this kernel (no IPv6), or not in this namespace.
+            return
+        if kept and value != kept.stands:
+            self._undo.cede(kept, value)
+            kept = None
+        bounds = self._bounds.get(spot.tunable)
+        if bounds:
+            site = self._kernel.site(spot.netns)
+            original = kept.original if kept else value
+            held = bool(self._keeper.held(spot))
+            self._emit(Value(stamp().t_ns, spot.tunable, spot.netns, site.inode, value, original, bounds.low,
+                             bounds.high, held))
