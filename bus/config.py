@@ -80,15 +80,19 @@ def _narrow(row: Tunable, narrow: Narrow) -> Tunable:
     changes = {key: value for key, value in msgspec.structs.asdict(narrow).items() if value is not None}
     for key, value in changes.items():
         ours = getattr(row, key)
-        # A larger low or cool-down is narrower; of everything else a smaller value is.
-        wider = value < ours if key in ("low", "cooldown_s") else value > ours
-        if wider:
+        # A larger low or cool-down is narrower; of everything else a smaller value is. NaN is neither.
+        narrower = value >= ours if key in ("low", "cooldown_s") else value <= ours
+        if not narrower:
             raise ConfigError(
                 f"tunables.{row.name}.{key}: {value} would widen the built-in {ours}; only narrowing is allowed"
             )
     new = msgspec.structs.replace(row, **changes)
-    if new.low > new.high or new.step <= 0 or new.per_hour < 1:
+    if new.low > new.high:
         raise ConfigError(f"tunables.{row.name}: nothing is left between low {new.low} and high {new.high}")
+    if new.step <= 0 or new.per_hour < 1:
+        raise ConfigError(
+            f"tunables.{row.name}: a step of 0, or 0 changes per hour, is [deciders] {row.decider} = false"
+        )
     return new
 
 
@@ -112,9 +116,22 @@ def _read(file: Path) -> dict[str, Any]:
             document: dict[str, Any] = msgspec.json.decode(raw, type=dict[str, Any])
         else:
             document = tomllib.loads(raw.decode())
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, msgspec.DecodeError, RecursionError) as error:
         raise ConfigError(f"{file}: {error}") from None
+    _plain(document, str(file))
     return document
+
+
+def _plain(value: Any, where: str) -> None:
+    # The supervisor hands the configuration on as JSON, which has no infinity (it would arrive as "not set").
+    if isinstance(value, dict):
+        for key, below in value.items():
+            _plain(below, f"{where}: {key}")
+    elif isinstance(value, list):
+        for below in value:
+            _plain(below, where)
+    elif isinstance(value, int | float) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"{where}: {value} is no number of 64 bits")
 
 
 def _check(document: Mapping[str, Any], kind: type[Any], where: str) -> Any:
