@@ -8,8 +8,9 @@ unprivileged process. Nothing is taken from a place that others than root or tri
 from __future__ import annotations
 
 import os
+import re
+import stat
 import tomllib
-from collections.abc import Iterable
 from importlib.metadata import Distribution, EntryPoint, entry_points
 from pathlib import Path
 
@@ -18,10 +19,12 @@ from msgspec import Struct
 
 from bus.config import ConfigError
 from bus.roles import BUILT_IN_DECIDERS
-from bus.tunables import Tunable
+from bus.tunables import Tunable, table
 
 GROUP = "trimtab.tuners"
 ROWS = "tunables.toml"
+NAME = re.compile(r"[a-z][a-z0-9_]{0,31}")
+"""A tuner's name becomes part of a path under the run directory."""
 
 
 class Tuner(Struct, frozen=True):
@@ -44,15 +47,22 @@ def tuners() -> tuple[Tuner, ...]:
     for name in names:
         if names.count(name) > 1 or name in BUILT_IN_DECIDERS:
             raise ConfigError(f"tuner {name}: the name is taken twice")
+    try:
+        table(row for tuner in found for row in tuner.rows)
+    except ValueError as error:
+        raise ConfigError(f"tuners {', '.join(sorted(names))}: {error}") from None
     return tuple(sorted(found, key=lambda tuner: tuner.name))
 
 
 def _load(point: EntryPoint) -> Tuner:
+    if not NAME.fullmatch(point.name):
+        raise ConfigError(f"tuner {point.name!r}: a name is lower-case letters, digits and _, at most 32")
     distribution = point.dist
     if distribution is None:
         raise ConfigError(f"tuner {point.name}: its entry point belongs to no distribution")
-    file = _rows_file(point, distribution)
-    _trusted(point.name, file)
+    folder = _folder(point, distribution)
+    _trusted(point.name, folder)
+    file = folder / ROWS
     try:
         document = tomllib.loads(file.read_text())
         rows = tuple(msgspec.convert(document, _Rows).tunable)
@@ -66,23 +76,27 @@ def _load(point: EntryPoint) -> Tuner:
     return Tuner(point.name, point.value, distribution.name, rows)
 
 
-def _rows_file(point: EntryPoint, distribution: Distribution) -> Path:
+def _folder(point: EntryPoint, distribution: Distribution) -> Path:
     package = point.value.partition(":")[0].rpartition(".")[0] or point.value
-    return Path(str(distribution.locate_file(package.replace(".", "/")))) / ROWS
+    return Path(str(distribution.locate_file(package.replace(".", "/")))).absolute()
 
 
-def _trusted(name: str, file: Path) -> None:
+def _trusted(name: str, folder: Path) -> None:
+    """Raise ConfigError unless only root and trimtab's owner can write what is in the folder, or put it elsewhere."""
     owners = {0, os.stat(__file__).st_uid}
-    for place in _upwards(file.resolve()):
-        try:
-            status = place.stat()
-        except OSError as error:
-            raise ConfigError(f"tuner {name}: {place}: {error.strerror}") from None
-        sticky = status.st_mode & 0o1000
-        if status.st_uid not in owners or (status.st_mode & 0o022 and not sticky):
-            raise ConfigError(f"tuner {name}: {place} can be written by others; not loaded")
+    try:
+        for place in {folder, Path(os.path.realpath(folder))}:
+            for above in place.parents:
+                _check(name, above, above.stat(), owners, sticky=True)
+        _check(name, folder, folder.stat(), owners)
+        for entry in folder.rglob("*"):
+            _check(name, entry, entry.stat(), owners)
+    except OSError as error:
+        raise ConfigError(f"tuner {name}: {error.filename}: {error.strerror}") from None
 
 
-def _upwards(file: Path) -> Iterable[Path]:
-    yield file
-    yield from file.parents
+def _check(name: str, place: Path, found: os.stat_result, owners: set[int], sticky: bool = False) -> None:
+    # In a sticky folder others can add what is theirs, but not replace what is not: harmless above ours, not in it.
+    others = found.st_mode & 0o022 and not (sticky and found.st_mode & stat.S_ISVTX)
+    if found.st_uid not in owners or others:
+        raise ConfigError(f"tuner {name}: {place} can be written by others; not loaded")
