@@ -22,7 +22,7 @@ Backend = Literal["sysctl", "neightbl"]
 class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """One integer in the kernel. `name` is the sysctl's, with [index] where the sysctl holds several."""
 
-    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+(\[[0-3]\])?$", max_length=128)]
+    name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+(\[[0-3]\])?\Z", max_length=128)]
     low: int
     high: int
     ram_share: Annotated[int, Meta(ge=0)] = 0
