@@ -12,12 +12,18 @@
 #define MSEC 1000000ull
 #define SEC 1000000000ull
 
+/*
+ * By number (BPF_FUNC_probe_read_kernel): what bcc knows by the name becomes the old bpf_probe_read where the loader,
+ * without CAP_SYSLOG, reads no addresses in /proc/kallsyms, and a cgroup program may not call that one.
+ */
+static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
+
 /* Reads through a helper: works wherever the pointer came from, at some 45 ns each. */
 #define PEEK(type, base, member)                                                              \
     ({                                                                                        \
         type peeked_ = 0;                                                                     \
         if (OFF_##member >= 0)                                                                \
-            bpf_probe_read_kernel(&peeked_, sizeof(peeked_), (void *)((base) + OFF_##member)); \
+            read_kernel(&peeked_, sizeof(peeked_), (const void *)((base) + OFF_##member));    \
         peeked_;                                                                              \
     })
 #define PEEK_BITS(base, member) ((PEEK(u8, base, member) >> SHIFT_##member) & ((1u << BITS_##member) - 1))
