@@ -12,12 +12,13 @@ from typing import Literal, NamedTuple
 HERE = Path(__file__).resolve().parent
 """The folder of the sources. bcc is told that it is a kernel tree (BCC_KERNEL_SOURCE), for its include/."""
 
-Kind = Literal["tp_btf", "raw_tracepoint", "cgroup_sysctl"]
+Kind = Literal["tp_btf", "raw_tracepoint", "cgroup_sysctl", "fentry"]
 
 ROAD_NAMES: dict[Kind, str] = {
     "tp_btf": "raw tracepoint, typed",
     "raw_tracepoint": "raw tracepoint",
     "cgroup_sysctl": "cgroup",
+    "fentry": "fentry",
 }
 """What the operator reads."""
 

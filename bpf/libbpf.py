@@ -20,13 +20,14 @@ from bpf import ANY, BITS, Field, Kind
 BPF_MAP_TYPE_ARRAY = 2
 BPF_MAP_TYPE_RINGBUF = 27
 BPF_F_MMAPABLE = 1024
-BPF_TRACE_RAW_TP = 23
-BPF_CGROUP_SYSCTL = 18
-PROGRAM_TYPES: dict[Kind, int] = {"tp_btf": 26, "raw_tracepoint": 17, "cgroup_sysctl": 23}
+ATTACH_TYPES: dict[Kind, int] = {"tp_btf": 23, "cgroup_sysctl": 18, "fentry": 24}
+"""linux/bpf.h, enum bpf_attach_type, of those that want it said when they are loaded."""
+PROGRAM_TYPES: dict[Kind, int] = {"tp_btf": 26, "raw_tracepoint": 17, "cgroup_sysctl": 23, "fentry": 26}
 """linux/bpf.h, enum bpf_prog_type: TRACING, RAW_TRACEPOINT, CGROUP_SYSCTL."""
 
 BTF_INT, BTF_PTR, BTF_ARRAY, BTF_STRUCT, BTF_UNION, BTF_ENUM, BTF_ENUM64 = 1, 2, 3, 4, 5, 6, 19
 BTF_TYPEDEF = 8
+BTF_FUNC = 12
 BTF_ALIASES = (8, 9, 10, 11, 18)
 """typedef, volatile, const, restrict, type tag."""
 
@@ -106,7 +107,7 @@ class Libbpf:
         return _fd(self._lib.bpf_map_create(kind, name.encode(), key_bytes, value_bytes, entries, options))
 
     def program_load(self, kind: Kind, name: str, code: bytes, btf_id: int = 0) -> int:
-        """A descriptor of a loaded program; code is its instructions. btf_id: of the tracepoint, for tp_btf."""
+        """A descriptor of a loaded program; code is its instructions. btf_id: of the tracepoint or function."""
         try:
             return self._program_load(kind, name, code, btf_id, None)
         except OSError as error:
@@ -122,10 +123,7 @@ class Libbpf:
         self, kind: Kind, name: str, code: bytes, btf_id: int, log: ctypes.Array[ctypes.c_char] | None
     ) -> int:
         options = _ProgramOptions(sz=ctypes.sizeof(_ProgramOptions), attach_btf_id=btf_id)
-        if kind == "tp_btf":
-            options.expected_attach_type = BPF_TRACE_RAW_TP
-        elif kind == "cgroup_sysctl":
-            options.expected_attach_type = BPF_CGROUP_SYSCTL
+        options.expected_attach_type = ATTACH_TYPES.get(kind, 0)
         if log is not None:
             options.log_level, options.log_size = 1, len(log)
             options.log_buf = ctypes.cast(log, ctypes.c_char_p)
@@ -140,7 +138,7 @@ class Libbpf:
 
     def cgroup_link(self, program: int, folder: int) -> int:
         """Attach to a cgroup by a link: closing the descriptor detaches, unlike BPF_PROG_ATTACH, which outlives us."""
-        return _fd(self._lib.bpf_link_create(program, folder, BPF_CGROUP_SYSCTL, None))
+        return _fd(self._lib.bpf_link_create(program, folder, ATTACH_TYPES["cgroup_sysctl"], None))
 
     def btf(self, path: Path) -> Btf:
         """The types in a raw BTF file, such as /sys/kernel/btf/vmlinux."""
@@ -168,6 +166,13 @@ class Btf:
         found: int = self._lib.btf__find_by_name_kind(self._handle, f"btf_trace_{name}".encode(), BTF_TYPEDEF)
         if found < 0:
             raise UnavailableError(f"no tracepoint {name} in BTF")
+        return found
+
+    def function(self, name: str) -> int:
+        """The type id of a function, for fentry."""
+        found: int = self._lib.btf__find_by_name_kind(self._handle, name.encode(), BTF_FUNC)
+        if found < 0:
+            raise UnavailableError(f"no function {name} in BTF")
         return found
 
     def place(self, field: Field) -> Place:
