@@ -48,7 +48,7 @@ TUN_QUEUE_PACKETS = 10_000
 CONTROL_TIMEOUT_S = 10.0
 
 
-class RelayError(RuntimeError):
+class RelayError(OSError):
     """The relay refused what was asked, or is gone."""
 
 
