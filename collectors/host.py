@@ -33,7 +33,7 @@ def mem_bytes(meminfo: str) -> int:
 
 
 def tai_offset_s() -> int:
-    """TAI - UTC as the kernel has it, 0 where nobody has set it: just the difference of the clocks, clock_gettime(2)."""
+    """TAI - UTC as the kernel has it, 0 where nobody has set it: the difference of the two clocks, clock_gettime(2)."""
     before_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
     tai_ns = time.clock_gettime_ns(time.CLOCK_TAI)
     after_ns = time.clock_gettime_ns(time.CLOCK_REALTIME)
