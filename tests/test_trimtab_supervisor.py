@@ -29,14 +29,14 @@ pytestmark = [
 ]
 
 FAKE = """
-import json, os, signal, sys, threading, time
+import json, os, signal, sys, time
 from bus.notify import notify
 
 def main(argv):
     name, habit, *rest = argv
-    stop = threading.Event()
+    told = []
     if habit != "stubborn":
-        signal.signal(signal.SIGTERM, lambda *_: stop.set())
+        signal.signal(signal.SIGTERM, lambda *_: told.append(1))
     else:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if habit == "crash":
@@ -46,7 +46,8 @@ def main(argv):
         print("\\x1b[31mred\\x1b[0m and \\x07", file=sys.stderr)
     status = {"published": 1, "watched": [f"{name} things"], "missing": [f"{name} extras: none here"]}
     notify("READY=1", "STATUS=" + json.dumps(status))
-    while not stop.wait(0.1):
+    while not told:
+        time.sleep(0.05)
         if habit != "silent":
             notify("WATCHDOG=1")
     print(f"stopping at {time.monotonic_ns()}", file=sys.stderr, flush=True)
@@ -170,8 +171,8 @@ def test_it_says_once_what_is_watched_what_is_not_and_that_it_is_ready(runs: Cal
     run = runs()
     run.until_said("ready in ")
     assert "mode advise, 3 roles" in run.text()
-    assert "watching  collector-x things" in run.text()
-    assert "without   collector-x extras: none here" in run.text()
+    assert "collector-x watches collector-x things" in run.text()
+    assert "without collector-x extras: none here" in run.text()
     run.until(lambda: run.document()["ready"], "ready in supervisor.json")
     document = run.document()
     assert document["mode"] == "advise"
@@ -291,7 +292,7 @@ def test_malformed_notifications_spoil_nothing(runs: Callable[..., Run], place: 
         "    return fake_role.main(argv)\n"
     )
     run = runs(*ROLES, {**role("collector", "collector-r", 94, publishes=True), "module": "fake_rude"})
-    run.until_said("watching  collector-r things")
+    run.until_said("collector-r watches collector-r things")
     assert run.row("collector-r")["restarts"] == 0
     assert run.stop() == 0
 

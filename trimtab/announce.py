@@ -53,8 +53,10 @@ def ready_block(processes: Sequence[Process], configured_mode: str, took_s: floa
     """Ready: since when, in which mode, what is watched, what is not and why."""
     daemons = [process for process in processes if process.daemon]
     lines = [f"ready in {took_s:.2f} s: mode {mode(processes, configured_mode)}, {len(daemons)} roles"]
-    lines += [f"  watching  {what}" for what in gathered(processes, "watched")]
-    lines += [f"  without   {what}" for what in gathered(processes, "missing")]
+    for process in daemons:
+        watched = gathered([process], "watched")
+        lines += [f"  {process.name} watches {', '.join(watched)}"] if watched else []
+    lines += [f"  without {what}" for what in gathered(processes, "missing")]
     return "\n".join(lines)
 
 

@@ -31,6 +31,12 @@ def as_json(command: F) -> F:
     return click.option("--json", "as_json", is_flag=True, help="For programs: JSON, versioned by its schema.")(command)
 
 
+def netns(command: F) -> F:
+    """--netns of the verbs that act on one key."""
+    return click.option("--netns", type=click.IntRange(min=0), default=0, metavar="COOKIE",
+                        help="In this namespace only.  [default: everywhere]")(command)  # fmt: skip
+
+
 def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
     if not asked:
         return
@@ -131,6 +137,72 @@ def explain(what: str, run_dir: Path, state_dir: Path, as_json: bool) -> int:
     return explain.show_explanation(run_dir, state_dir, what, as_json)
 
 
+@cli.command()
+@dirs
+@as_json
+def doctor(run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Say what this host offers, and who else tunes it.
+
+    Features of the kernel, the road by which each probe sees, conflicts. Exit code 3 when something is wanting.
+    """
+    from trimtab import doctor
+
+    return doctor.show_report(as_json)
+
+
+@cli.command()
+@click.argument("change", metavar="[ID]", required=False, type=click.IntRange(min=1))
+@click.option("--all", "everything", is_flag=True, help="Undo all that stands.")
+@dirs
+@as_json
+def rollback(change: int | None, everything: bool, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Undo one change, or all.
+
+    And keep hands off their keys from then on, until `trimtab release`. Works with the daemon dead, too.
+    """
+    if (change is None) != everything:
+        raise click.UsageError("wants either the ID of a change (see `trimtab history`) or --all")
+    return _order(run_dir, state_dir, as_json, verb="rollback", change=change or 0)
+
+
+@cli.command()
+@click.argument("mode", metavar="[MODE]", required=False, type=click.Choice(MODES))
+@dirs
+@as_json
+def mode(mode: str | None, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Say or change the mode.
+
+    MODE is observe (write nothing), advise (say what) or enforce (do it), until trimtab stops.
+    """
+    return _order(run_dir, state_dir, as_json, verb="mode", mode=mode or "")
+
+
+@cli.command()
+@click.argument("key")
+@netns
+@dirs
+@as_json
+def hold(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Keep hands off a tunable.
+
+    Until `trimtab release`, over restarts. Works with the daemon dead, too.
+    """
+    return _order(run_dir, state_dir, as_json, verb="hold", tunable=key, netns=netns)
+
+
+@cli.command()
+@click.argument("key")
+@netns
+@dirs
+@as_json
+def release(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Let a tunable be changed again.
+
+    After `trimtab hold`, a rollback, or a foreign write.
+    """
+    return _order(run_dir, state_dir, as_json, verb="release", tunable=key, netns=netns)
+
+
 @cli.group()
 def config() -> None:
     """Look at the configuration."""
@@ -149,6 +221,13 @@ def config_check(file: Path | None, run_dir: Path, state_dir: Path) -> int:
     start.effective(file, None, (), ())
     click.echo("the configuration is fine")
     return 0
+
+
+def _order(run_dir: Path, state_dir: Path, as_json: bool, **request: Any) -> int:
+    from bus.schema import Ask
+    from trimtab import orders
+
+    return orders.order(run_dir, state_dir, Ask(**request), as_json)
 
 
 def _words(listed: str | None, option: str) -> list[str]:

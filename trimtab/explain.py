@@ -6,8 +6,7 @@ from pathlib import Path
 
 from actuators.history import Filter
 from actuators.records import Change
-from bus import plugins
-from bus.tunables import Tunable, table
+from bus.tunables import Tunable
 from trimtab import exits, show, tables
 
 SCHEMA = "trimtab.explanation/v1"
@@ -44,19 +43,16 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
 
 
 def _find(state_dir: Path, what: str) -> tuple[Tunable | None, list[Change]]:
-    known = table(row for tuner in plugins.tuners() for row in tuner.rows)
     if what.isdecimal():
         found = [change for change in tables.changes(state_dir, Filter()) if change.id == int(what)]
         if not found:
             raise UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
-        return known.get(found[0].tunable), found
-    # Slashes, and a sysctl without the index of its integer, are what an administrator has at hand.
-    wanted = what.replace("/", ".")
-    names = [name for name, row in known.items() if wanted in (name, row.sysctl)]
-    found = tables.changes(state_dir, Filter(tunable=names[0] if names else wanted))
-    if not names and not found:
+        return tables.find(found[0].tunable), found
+    row = tables.find(what)
+    found = tables.changes(state_dir, Filter(tunable=row.name if row else what))
+    if not row and not found:
         raise UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
-    return (known[names[0]] if names else None), found
+    return row, found
 
 
 def _print_row(row: tables.Row) -> None:

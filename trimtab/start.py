@@ -15,6 +15,7 @@ import msgspec
 from bus import config, plugins, roles, tunables
 from bus.config import Config, ConfigError, Mode
 from bus.link import Lock
+from deciders.__main__ import load
 from trimtab import reach, rundir
 from trimtab.supervisor import Supervisor
 
@@ -32,9 +33,13 @@ def effective(path: Path | None, mode: Mode | None, only: Sequence[str], netns: 
     found = config.load(path)
     tuners = plugins.tuners()
     known = deciders()
-    for name in found.deciders:
-        if name not in known:
-            raise ConfigError(f"deciders.{name}: no such decider; there are {', '.join(known)}")
+    for section in ("deciders", "policy"):
+        for name in getattr(found, section):
+            if name not in known:
+                raise ConfigError(f"{section}.{name}: no such decider; there are {', '.join(known)}")
+    for name in roles.BUILT_IN_DECIDERS:
+        # A third party's policy is checked in its own process: nothing of theirs is imported here, as root.
+        load(name, found)
     config.narrowed(tunables.table(row for tuner in tuners for row in tuner.rows), found)
     chosen = {name: name in only if only else found.deciders.get(name, True) for name in known}
     return msgspec.structs.replace(found, mode=mode or found.mode, deciders=chosen, netns=list(netns) or found.netns)
@@ -44,6 +49,7 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
     """Supervise until told to stop. 0: stopped in order; 1: not. Raises OSError when it cannot begin."""
     run_dir, state_dir = (Path(os.path.abspath(path)) for path in (run_dir, state_dir))
     reach.check()
+    plugins.settle()
     rundir.prepare(run_dir)
     rows = roles.roles(name for name, on in settings.deciders.items() if on)
     lock = Lock(run_dir / rundir.LOCK, "trimtab")

@@ -70,7 +70,9 @@ class Supervisor:
     def _turn(self) -> None:
         wake_s = self._next_s()
         for key, _ in self._selector.select(max(0.0, wake_s - time.monotonic())):
-            key.data()
+            # What came before in this batch may have ended a process, and its descriptors with it.
+            if self._selector.get_map().get(key.fd) is key:
+                key.data()
         now_s = time.monotonic()
         if now_s - wake_s > LATE_S:
             # Stopped (Ctrl-Z) or starved for a while: what the roles said meanwhile did not fit the socket's queue.
@@ -127,7 +129,8 @@ class Supervisor:
         self._pass_on(last)
         if asked_to or self._stop_s:
             process.become("stopped")
-            self._unclean = self._unclean or (process.daemon and code != 0)
+            # SIGTERM: told to stop before it could listen, with nothing begun.
+            self._unclean = self._unclean or (process.daemon and code not in (0, -signal.SIGTERM))
         elif process.daemon:
             process.again(now_s)
             self._say(f"{process.name}: {ending(code)}; again in {process.delay_s:g} s")

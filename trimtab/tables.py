@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -42,13 +42,23 @@ class Row(Struct, frozen=True):
     summary: str
 
 
+def known() -> Mapping[str, Tunable]:
+    """Every tunable by name, with those of third parties."""
+    return table(row for tuner in plugins.tuners() for row in tuner.rows)
+
+
+def find(key: str) -> Tunable | None:
+    """The tunable that an administrator means, who may write slashes, or a sysctl without an index."""
+    wanted = key.replace("/", ".")
+    return next((row for name, row in known().items() if wanted in (name, row.sysctl)), None)
+
+
 def rows(run_dir: Path, root: Path = Path("/")) -> list[Row]:
     """Every row, narrowed by the configuration of the running instance or, without one, by the host's."""
     running = run_dir / rundir.CONFIG
     settings = config.load(running if running.exists() else None)
-    known = table(row for tuner in plugins.tuners() for row in tuner.rows)
     mem_bytes = memory(root)
-    return [_row(row, mem_bytes, root) for row in config.narrowed(known, settings).values()]
+    return [_row(row, mem_bytes, root) for row in config.narrowed(known(), settings).values()]
 
 
 def _row(row: Tunable, mem_bytes: int, root: Path) -> Row:
@@ -149,7 +159,8 @@ def when(change: Change) -> str:
 
 def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> int:
     """Print the changes, and how to undo those that stand."""
-    found = changes(state_dir, Filter(tunable=key, last=last))
+    row = find(key) if key else None
+    found = changes(state_dir, Filter(tunable=row.name if row else key, last=last))
     if as_json:
         show.as_json(*(document(change) for change in found))
         return exits.FINE

@@ -1,0 +1,172 @@
+"""Who else tunes this host: other tuners that run or will at the next boot, and what sysctl.d sets."""
+
+from __future__ import annotations
+
+import configparser
+import fnmatch
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from msgspec import Struct
+
+from bus.tunables import Tunable
+
+SYSCTL_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr/lib/sysctl.d")
+"""In order of precedence, sysctl.d(5): a file masks those of the same name in later folders."""
+TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
+INCLUDES_MAX = 16
+
+
+class Conflict(Struct, frozen=True):
+    """Somebody else who sets keys of ours, or might."""
+
+    what: str
+    detail: str
+    keys: tuple[str, ...]
+    """The tunables concerned; empty where there is none of ours among what it sets."""
+
+
+class Setting(Struct, frozen=True):
+    """One line of sysctl.d that is in force."""
+
+    key: str
+    """With slashes."""
+    value: str
+    file: str
+    line: int
+
+
+def conflicts(root: Path, rows: Mapping[str, Tunable]) -> list[Conflict]:
+    """All that is found below root."""
+    return [*_tuned(root, rows), *_bpftune(root, rows), *_irqbalance(root), *_sysctl_d(root, rows)]
+
+
+# --- other tuners
+
+
+def _running(root: Path, comm: str) -> str:
+    """ "runs (pid 7)", "starts at the next boot", or nothing. systemd enables a unit by a link among its wants."""
+    for folder in sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
+        try:
+            if (folder / "comm").read_text().rstrip("\n") == comm:
+                return f"runs (pid {folder.name})"
+        except OSError:
+            continue
+    enabled = any((root / "etc/systemd/system").glob(f"*.wants/{comm}.service"))
+    return "is enabled, and starts at the next boot" if enabled else ""
+
+
+def _tuned(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
+    state = _running(root, "tuned")
+    if not state:
+        return
+    try:
+        profiles = (root / "etc/tuned/active_profile").read_text().split()
+    except OSError:
+        profiles = []
+    keys = [key for profile in profiles for key in _profile_keys(root, profile)]
+    ours = tuple(name for name, row in rows.items() if row.sysctl in keys)
+    profile = f"profile {' '.join(profiles)}" if profiles else "no active profile"
+    advice = "trimtab would change what the profile set: take them out of one of the two" if ours else "no key of ours"
+    yield Conflict("TuneD", f"{state}, {profile}: {advice}", ours)
+
+
+def _profile_keys(root: Path, profile: str) -> Iterator[str]:
+    """The dotted sysctls of a TuneD profile and of those that it includes (tuned.conf(5), tuned-main.conf(5))."""
+    waiting, seen = [profile], set[str]()
+    while waiting and len(seen) < INCLUDES_MAX:
+        name = waiting.pop()
+        seen.add(name)
+        parsed = _profile(root, name)
+        if parsed.has_section("sysctl"):
+            yield from (key.replace("/", ".") for key in parsed["sysctl"])
+        included = parsed.get("main", "include", fallback="").replace(",", " ").split()
+        waiting += [more for more in included if more not in seen]
+
+
+def _profile(root: Path, name: str) -> configparser.RawConfigParser:
+    parsed = configparser.RawConfigParser(strict=False, allow_no_value=True, delimiters=("=",))
+    for folder in TUNED_FOLDERS:
+        file = root / folder / name / "tuned.conf"
+        try:
+            parsed.read_string(file.read_text())
+        except (OSError, ValueError, configparser.Error):
+            continue
+        return parsed
+    return parsed
+
+
+def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
+    state = _running(root, "bpftune")
+    if state:
+        # Its tuners for buffers and neighbour tables set all of these (PEERS: bpftune's tcp_buffer, neigh_table).
+        ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "neigh_table"))
+        yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own; run one of the two", ours)
+
+
+def _irqbalance(root: Path) -> Iterator[Conflict]:
+    state = _running(root, "irqbalance")
+    if state:
+        yield Conflict("irqbalance", f"{state}: it sets the affinity of interrupts, which trimtab leaves alone", ())
+
+
+# --- sysctl.d
+
+
+def settings(root: Path) -> list[Setting]:
+    """What systemd-sysctl would set: of each key the last line that names it, files in order of their names."""
+    found: dict[str, Setting] = {}
+    for file in _files(root):
+        for setting in _lines(root, file):
+            found[setting.key] = setting
+    return list(found.values())
+
+
+def _files(root: Path) -> list[Path]:
+    by_name: dict[str, Path] = {}
+    for folder in SYSCTL_FOLDERS:
+        for file in (root / folder).glob("*.conf"):
+            by_name.setdefault(file.name, file)
+    # /etc/sysctl.conf is read by sysctl(8) --system alone, last; Debian links it as sysctl.d/99-sysctl.conf.
+    own = root / "etc/sysctl.conf"
+    linked = any(os.path.realpath(file) == os.path.realpath(own) for file in by_name.values())
+    return [by_name[name] for name in sorted(by_name)] + ([own] if own.is_file() and not linked else [])
+
+
+def _lines(root: Path, file: Path) -> Iterator[Setting]:
+    try:
+        lines = file.read_text(errors="replace").splitlines()
+    except OSError:
+        return
+    for number, line in enumerate(lines, 1):
+        key, equals, value = line.strip().removeprefix("-").partition("=")
+        if equals and key.strip() and not key.startswith(("#", ";")):
+            yield Setting(_slashed(key.strip()), value.strip(), str(file.relative_to(root)), number)
+
+
+def _slashed(key: str) -> str:
+    """As under /proc/sys. Where a slash comes first, dots are part of names (eth0.100): sysctl.d(5)."""
+    first = next((char for char in key if char in "./"), "")
+    if first == "/":
+        return key
+    return key.translate(str.maketrans("./", "/."))
+
+
+def _sysctl_d(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
+    found = settings(root)
+    named = {setting.key for setting in found}
+    for setting in found:
+        # A glob sets what no line names in full (sysctl.d(5)).
+        ours = tuple(
+            name
+            for name, row in rows.items()
+            if setting.key == row.path or (row.path not in named and fnmatch.fnmatchcase(row.path, setting.key))
+        )
+        if ours:
+            yield Conflict(
+                "sysctl.d",
+                f"/{setting.file}:{setting.line} sets {', '.join(ours)} by {setting.key.replace('/', '.')} = "
+                f"{setting.value}: trimtab would change it; `trimtab hold {ours[0]}` keeps it as it is",
+                ours,
+            )

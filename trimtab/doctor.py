@@ -1,0 +1,142 @@
+"""`trimtab doctor`: what this host offers, by which road each probe sees, who else tunes here. Changes nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import tempfile
+from pathlib import Path
+
+from msgspec import Struct
+
+from bpf import PROBES
+from collectors import handoff, loader
+from collectors.handoff import HandOffError
+from trimtab import exits, show, tables
+from trimtab.child import PYTHON
+from trimtab.conflicts import Conflict, conflicts
+from trimtab.features import SECONDS, Feature, features
+
+SCHEMA = "trimtab.doctor/v1"
+
+
+class Road(Struct, frozen=True):
+    """By which road a probe sees; an empty road: it does not, and `lost` says what that costs."""
+
+    name: str
+    road: str
+    reason: str
+    lost: str
+
+
+class Missing(Struct, frozen=True):
+    """A tunable that this kernel does not have."""
+
+    name: str
+    reason: str
+
+
+class Report(Struct, frozen=True):
+    """All that the doctor finds."""
+
+    schema: str
+    kernel: str
+    features: list[Feature]
+    probes: list[Road]
+    conflicts: list[Conflict]
+    missing_tunables: list[Missing]
+
+    @property
+    def fine(self) -> bool:
+        """Nothing is wanting that trimtab needs, and nobody else sets keys of ours."""
+        return (
+            all(feature.found for feature in self.features if feature.needed)
+            and all(probe.road for probe in self.probes)
+            and not any(conflict.keys for conflict in self.conflicts)
+            and not self.missing_tunables
+        )
+
+
+def examine(root: Path = Path("/")) -> Report:
+    """Look everywhere below root. Loads the probes for a moment, to see which roads they take."""
+    rows = tables.known()
+    return Report(
+        SCHEMA,
+        os.uname().release,
+        features(root),
+        probes(root),
+        conflicts(root, rows),
+        [
+            Missing(name, f"/proc/sys/{row.path} is not there")
+            for name, row in rows.items()
+            if tables.value(row, root) is None
+        ],
+    )
+
+
+def probes(root: Path) -> list[Road]:
+    """Run the loader as the supervisor does, take what it hands over, and let go of it."""
+    lost = {probe.name: probe.without for probe in PROBES}
+    try:
+        handed = _load(root)
+    except HandOffError as error:
+        return [Road(name, "", str(error), without) for name, without in lost.items()]
+    handed.close()
+    return [Road(row.name, row.road, row.reason, "" if row.road else lost[row.name]) for row in handed.rows.values()]
+
+
+def _load(root: Path) -> handoff.Handed:
+    with tempfile.TemporaryDirectory(prefix="trimtab-doctor-") as folder:
+        path = Path(folder) / "probes.sock"
+        with handoff.listen(path) as listener:
+            command = [PYTHON, "-I", loader.__file__, str(path), "--root", str(root)]
+            try:
+                ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
+            except subprocess.TimeoutExpired:
+                raise HandOffError(f"the loader took more than {SECONDS} s") from None
+            caller = handoff.accept(listener)
+            if not caller:
+                said = ran.stderr.strip().splitlines()
+                raise HandOffError(f"the loader failed: {said[-1] if said else f'exit code {ran.returncode}'}")
+            with caller:
+                return handoff.receive(caller)
+
+
+def show_report(as_json: bool) -> int:
+    """Print it. 0 when all is fine, else 3."""
+    report = examine()
+    if as_json:
+        show.as_json(report)
+    else:
+        _print(report)
+    return exits.FINE if report.fine else exits.DEGRADED
+
+
+def _print(report: Report) -> None:
+    print(f"kernel {report.kernel}\n")
+    show.table(
+        ["feature", "found", ""],
+        [
+            [feature.name, _found(feature), feature.reason]
+            for feature in report.features
+        ],
+    )  # fmt: skip
+    print()
+    show.table(["probe", "road", ""], [[probe.name, probe.road or "none", _cost(probe)] for probe in report.probes])
+    print()
+    for missing in report.missing_tunables:
+        print(f"not tuned: {missing.name}: {missing.reason}")
+    for conflict in report.conflicts:
+        print(f"{conflict.what}: {conflict.detail}")
+    if not report.conflicts:
+        print("nobody else is seen to tune this host")
+
+
+def _found(feature: Feature) -> str:
+    if feature.found:
+        return "yes"
+    return "NO" if feature.needed else "no (not needed)"
+
+
+def _cost(probe: Road) -> str:
+    return "; ".join(part for part in (probe.reason, probe.lost) if part)
