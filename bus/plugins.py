@@ -40,8 +40,19 @@ class _Rows(Struct, frozen=True, forbid_unknown_fields=True):
     tunable: list[Tunable]
 
 
+_settled: list[tuple[Tuner, ...]] = []
+
+
+def settle() -> None:
+    """Let what is installed now hold for this process and for those that it forks: a role that has dropped to a user of
+    its own may not get to the places that have to be looked at (a clone below /root). Raises as tuners() does."""
+    _settled[:] = [tuners()]
+
+
 def tuners() -> tuple[Tuner, ...]:
     """Every installed tuner, by name. Raises ConfigError for one that cannot be trusted or read."""
+    if _settled:
+        return _settled[0]
     found = [_load(point) for point in entry_points(group=GROUP)]
     names = [tuner.name for tuner in found]
     for name in names:

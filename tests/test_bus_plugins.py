@@ -211,3 +211,13 @@ def test_a_loop_of_links_is_an_error_and_no_crash(install: Install) -> None:
     (package / "loop").symlink_to(package / "loop")
     with pytest.raises(ConfigError, match=r"accept_queue: .*loop"):
         plugins.tuners()
+
+
+def test_what_is_settled_holds_where_nobody_can_look_any_more(
+    install: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plugins, "_settled", [])
+    package = install()
+    plugins.settle()
+    (package / plugins.ROWS).unlink()
+    assert [tuner.name for tuner in plugins.tuners()] == ["accept_queue"]
