@@ -18,7 +18,7 @@ from actuators.watch import Watch
 from bus import roles
 from bus.link import ControlServer, Poller, Publisher, WishIntake
 from bus.notify import notify
-from bus.schema import AnyEvent
+from bus.schema import AnyEvent, Wish
 
 FAIR = 16
 """Wishes per lane and turn."""
@@ -90,8 +90,9 @@ class Service:
                     return self._stop()
 
     def _wishes(self, intake: WishIntake) -> None:
-        for wish in intake.receive(FAIR):
-            self._writer.handle(wish, intake.decider)
+        for request in intake.receive(FAIR):
+            if isinstance(request, Wish):
+                self._writer.handle(request, intake.decider)
             # At once: a decider waits for its answer before it asks for more.
             self._publish()
 

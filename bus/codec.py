@@ -6,20 +6,21 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from bus.schema import Answer, Ask, Batch, Wish
+from bus.schema import Answer, Ask, Batch, Beat, Request, Verdict, Wish
 
 
 class CodecError(ValueError):
     """Bytes that are no message of ours; says where and why."""
 
 
-Message = Batch | Wish | Ask | Answer
-M = TypeVar("M", Batch, Wish, Ask, Answer)
+Message = Batch | Request | Ask | Answer
+M = TypeVar("M", Batch, Wish, Verdict, Beat, Ask, Answer)
 
 _encoder = msgspec.msgpack.Encoder()
 _decoders: dict[type[Any], msgspec.msgpack.Decoder[Any]] = {
-    kind: msgspec.msgpack.Decoder(kind) for kind in (Batch, Wish, Ask, Answer)
+    kind: msgspec.msgpack.Decoder(kind) for kind in (Batch, Wish, Verdict, Beat, Ask, Answer)
 }
+_requests: msgspec.msgpack.Decoder[Request] = msgspec.msgpack.Decoder(Request)
 
 
 def encode(message: Message) -> bytes:
@@ -29,10 +30,20 @@ def encode(message: Message) -> bytes:
 
 def decode(kind: type[M], raw: bytes) -> M:
     """The message of this kind in raw, or CodecError."""
+    message: M = _decode(_decoders[kind], kind.__name__, raw)
+    return message
+
+
+def decode_request(raw: bytes) -> Request:
+    """What a decider has sent, or CodecError."""
+    request: Request = _decode(_requests, "request", raw)
+    return request
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[Any], what: str, raw: bytes) -> Any:
     try:
-        message: M = _decoders[kind].decode(raw)
+        return decoder.decode(raw)
     # msgspec: ValidationError is a DecodeError; bad UTF-8 in a str surfaces as UnicodeDecodeError;
     # nesting bombs surface as RecursionError.
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise CodecError(f"not a {kind.__name__}: {error}") from None
-    return message
+        raise CodecError(f"not a {what}: {error}") from None

@@ -16,8 +16,8 @@ from typing import Protocol
 
 import zmq
 
-from bus.codec import CodecError, decode, encode
-from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Wish
+from bus.codec import CodecError, decode, decode_request, encode
+from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Request
 
 BATCH_EVENTS = 32
 EVENT_HWM = 4096
@@ -198,9 +198,9 @@ class WishSender:
         self.socket = _socket(zmq.PUSH, WISH_HWM, WISH_BYTES_MAX)
         self.socket.connect(endpoint)
 
-    def send(self, wish: Wish) -> None:
+    def send(self, request: Request) -> None:
         try:
-            self.socket.send(encode(wish), zmq.DONTWAIT)
+            self.socket.send(encode(request), zmq.DONTWAIT)
             self.sent += 1
         except zmq.Again:
             self.dropped += 1
@@ -217,12 +217,12 @@ class WishIntake(_Bound):
         self.decider = decider
         self.malformed = 0
 
-    def receive(self, limit: int) -> list[Wish]:
-        """At most `limit` wishes, so that a flood from one decider does not starve another."""
-        wishes: list[Wish] = []
+    def receive(self, limit: int) -> list[Request]:
+        """At most `limit` wishes (verdicts, beats), so that a flood from one decider does not starve another."""
+        wishes: list[Request] = []
         for raw in _drain(self.socket, limit):
             try:
-                wishes.append(decode(Wish, raw))
+                wishes.append(decode_request(raw))
             except CodecError:
                 self.malformed += 1
         return wishes

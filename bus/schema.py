@@ -203,6 +203,20 @@ class Value(Event, frozen=True):
     """Hands off: the administrator's, ceded, parked, or rolled back."""
 
 
+class Trial(Event, frozen=True):
+    """A change on trial, republished every few seconds until it ends."""
+
+    change: Count
+    decider: Name
+    tunable: Name
+    netns: Count
+    netns_ino: Count
+    old: int
+    new: int
+    since_ns: Count
+    """When it was written, CLOCK_MONOTONIC."""
+
+
 class Outcome(Event, frozen=True):
     """What became of a wish, or of a change later on."""
 
@@ -244,6 +258,7 @@ AnyEvent = (
     | Attached
     | Counters
     | Value
+    | Trial
     | Outcome
     | Gap
 )
@@ -268,7 +283,7 @@ class Batch(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc
 Evidence = Annotated[dict[Name, int | Name], Meta(max_length=24)]
 
 
-class Wish(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False):
+class Wish(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=True):
     """A decider asks the actuator for one value. Who asks is told by the socket, never by the message."""
 
     version: Literal[1]
@@ -285,6 +300,30 @@ class Wish(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=
     """One sentence with numbers."""
     evidence: Evidence
     """Number by name; `event` names what tipped it, as topic@t_ns."""
+
+
+class Verdict(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=True):
+    """The guard says of a change on trial that it may stay, or must go. From its lane alone."""
+
+    version: Literal[1]
+    t_ns: Count
+    valid_ns: Annotated[int, Meta(ge=0, le=60_000_000_000)]
+    change: Annotated[int, Meta(ge=1)]
+    confirm: bool
+    """False: put it back, and park the key."""
+    why: Annotated[str, Meta(min_length=1, max_length=400)]
+    evidence: Evidence
+
+
+class Beat(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, gc=False, tag=True):
+    """A decider is alive and gets on: what it has on trial keeps its lease. About once a second."""
+
+    version: Literal[1]
+    t_ns: Count
+
+
+Request = Wish | Verdict | Beat
+"""What may come in on a decider's lane."""
 
 
 # --- the control lane --------------------------------------------------------------------------------------------

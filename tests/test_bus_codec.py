@@ -13,7 +13,7 @@ from bus.codec import CodecError, decode, encode
 from bus.schema import Answer, Ask, Batch, Counters, Netns, Tick, Wish
 
 KINDS: tuple[Any, ...] = (Batch, Wish, Ask, Answer)
-WISH = [1, 2, 3, "net.x", 4, 5, 6, 7, "why", {"a": 1}]
+WISH = ["Wish", 1, 2, 3, "net.x", 4, 5, 6, 7, "why", {"a": 1}]
 TICK = ["Tick", 1, 2]
 
 
@@ -26,7 +26,7 @@ def batch(*events: Any) -> list[Any]:
 
 
 def wish(position: int, value: Any) -> list[Any]:
-    return [*WISH[:position], value, *WISH[position + 1 :]]
+    return [*WISH[: position + 1], value, *WISH[position + 2 :]]
 
 
 WRONG: dict[str, tuple[Any, Any, str]] = {

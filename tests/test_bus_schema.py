@@ -75,7 +75,7 @@ GOLDEN: dict[str, tuple[Any, str]] = {
     ),
     "wish": (
         schema.Wish(1, 2, 3, "net.x", 4, 5, -6, 7, "why", {"a": 1, "b": "c"}),
-        "9a010203a56e65742e780405fa07a377687982a16101a162a163",
+        "9ba457697368010203a56e65742e780405fa07a377687982a16101a162a163",
     ),
     "ask": (
         schema.Ask("ping"),
