@@ -2,7 +2,7 @@
 
 A scan finds handles; a visit (a thread inside) learns a namespace's cookie and addresses in 0.06 ms. Which namespaces
 there are is asked again whenever a mount comes or goes (a name is a mount) and about once a second (a process may
-make one without a name); both cost a bounded share of a core, however many there are. None is ever kept open.
+make one without a name); visits keep to a fixed share of a core, however many there are. None is ever kept open.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ SPACING_NS = 20_000_000
 REFUSED_NS = 60 * SECOND_NS
 VISITS = 64
 """At one go, so that a thousand new ones do not hold up the loop."""
-SCAN_SHARE = 500
-"""A scan that took t is not made again for t * this."""
 NAME_MAX = 128
 CAP_SYS_PTRACE = 19
 
@@ -111,11 +109,11 @@ class Census:
         """More visits are due than were made."""
 
     def scan(self, t_ns: int) -> tuple[list[Netns], int]:
-        """Find out which there are: those that have gone, and when to scan again (CLOCK_MONOTONIC)."""
+        """Find out which there are: those that have gone, and how long it took (ns of this thread's time)."""
         began_ns = time.thread_time_ns()
         found = handles()
         gone = self.found([next(iter(found))] if self._host_only else found, t_ns)
-        return gone, t_ns + max(SECOND_NS, (time.thread_time_ns() - began_ns) * SCAN_SHARE)
+        return gone, time.thread_time_ns() - began_ns
 
     def found(self, now: Iterable[Handle], t_ns: int) -> list[Netns]:
         """Take note of what a scan found; returns those that have gone."""

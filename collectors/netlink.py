@@ -11,8 +11,12 @@ from collectors.source import Status
 SECOND_NS = 1_000_000_000
 TABLE_NS = 2 * SECOND_NS
 STATE_NS = 5 * SECOND_NS
-MOUNT_SPACING_NS = 50_000_000
-"""However fast mounts come and go, scans are at least so far apart."""
+SCAN_NS = SECOND_NS
+SCAN_SHARE = 500
+"""A scan that took t is not made again for t * this: 0.2 % of a core, however many processes there are."""
+MOUNT_NS = 50_000_000
+MOUNT_SHARE = 50
+"""The same, while mounts come and go one after the other."""
 SLACK_NS = 20_000_000
 """What is due so soon is done now, so that the host wakes once and not twice."""
 TABLES = {2: "ARP", 10: "ND"}
@@ -27,7 +31,7 @@ class NetlinkSource:
         self._census = Census(config.netns)
         self._mounts = Mounts()
         self._tables: dict[int, str] = {}
-        self._scanned_ns = 0
+        self._mount_ns = 0
         self._scan_ns = self._visit_ns = self._table_ns = self._state_ns = 0
 
     @property
@@ -43,13 +47,17 @@ class NetlinkSource:
         """News, and now and then everything as it stands."""
         if self._mounts.fileno() in readable:
             self._mounts.clear()
-            self._scan_ns = min(self._scan_ns, max(t_ns, self._scanned_ns + MOUNT_SPACING_NS))
+            self._scan_ns = min(self._scan_ns, max(t_ns, self._mount_ns))
+        # The first visits say all there is to say.
+        self._state_ns = self._state_ns or t_ns + STATE_NS
         soon_ns = t_ns + SLACK_NS
         events: list[AnyEvent] = []
         if soon_ns >= self._scan_ns:
-            self._scanned_ns = self._visit_ns = t_ns
-            gone, self._scan_ns = self._census.scan(t_ns)
+            gone, took_ns = self._census.scan(t_ns)
             events += gone
+            self._scan_ns = t_ns + max(SCAN_NS, took_ns * SCAN_SHARE)
+            self._mount_ns = t_ns + max(MOUNT_NS, took_ns * MOUNT_SHARE)
+            self._visit_ns = t_ns
         if soon_ns >= self._visit_ns:
             events += self._census.visit(t_ns)
             self._visit_ns = t_ns if self._census.more else t_ns + SECOND_NS
