@@ -11,17 +11,16 @@ struct tcp_rcvbuf {
     u64 rcv_wnd, window_clamp, wscale, copied_per_rtt, rcv_rtt_us, srtt_us, received;
 };
 
-static inline __attribute__((always_inline)) int tcp_rcvbuf_send(u64 sk, u64 net, u64 id, u64 size, u64 limit,
-                                                                 bool locked)
+static inline __attribute__((always_inline)) int tcp_rcvbuf_send(u64 sk, u64 net, u64 size, u64 limit,
+                                                                 struct verdict *verdict)
 {
     struct tcp_rcvbuf *record = RESERVE(tcp_rcvbuf, record);
     if (!record)
         return 0;
-    FILL_SOCKET(record, sk, net, id);
+    FILL_SOCKET(record, sk, net, verdict);
     record->t_ns = bpf_ktime_get_ns();
     record->rcvbuf = size;
     record->limit = limit;
-    record->locked = locked;
     record->rcv_wnd = PEEK(u32, sk, TP_RCV_WND);
     record->window_clamp = PEEK(u32, sk, TP_WINDOW_CLAMP);
     record->wscale = PEEK_BITS(sk, TP_RCV_WSCALE);
@@ -37,18 +36,18 @@ int tcp_rcvbuf_typed(u64 *ctx)
 {
     u64 sk = TYPED_U64(ctx, 0);
     u64 size = TYPED_U32(sk, SK_RCVBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_RMEM_MAX);
-    bool locked = false;
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, &locked))
+    struct verdict verdict;
+    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, true, &verdict))
         return 0;
-    return tcp_rcvbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, locked);
+    return tcp_rcvbuf_send(sk, net, size, limit, &verdict);
 }
 
 int tcp_rcvbuf_raw(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u64 size = PEEK(u32, sk, SK_RCVBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_RMEM_MAX);
-    bool locked = false;
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, &locked))
+    struct verdict verdict;
+    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, false, &verdict))
         return 0;
-    return tcp_rcvbuf_send(sk, net, raw_socket_id(sk), size, limit, locked);
+    return tcp_rcvbuf_send(sk, net, size, limit, &verdict);
 }

@@ -11,18 +11,17 @@ struct tcp_sndbuf {
     u64 srtt_us, min_rtt_us, cwnd, mss, in_flight, snd_wnd, queued, acked, delivered, delivered_us, limited_by, retransmits;
 };
 
-static inline __attribute__((always_inline)) int tcp_sndbuf_send(u64 sk, u64 net, u64 id, u64 size, u64 limit,
-                                                                 bool locked)
+static inline __attribute__((always_inline)) int tcp_sndbuf_send(u64 sk, u64 net, u64 size, u64 limit,
+                                                                 struct verdict *verdict)
 {
     struct tcp_sndbuf *record = RESERVE(tcp_sndbuf, record);
     if (!record)
         return 0;
     u32 min_rtt = PEEK(u32, sk, TP_MIN_RTT);
-    FILL_SOCKET(record, sk, net, id);
+    FILL_SOCKET(record, sk, net, verdict);
     record->t_ns = bpf_ktime_get_ns();
     record->sndbuf = size;
     record->limit = limit;
-    record->locked = locked;
     record->min_rtt_us = min_rtt == ~0u ? 0 : min_rtt; /* ~0: no sample yet */
     record->cwnd = PEEK(u32, sk, TP_SND_CWND);
     record->mss = PEEK(u32, sk, TP_MSS);
@@ -43,18 +42,18 @@ int tcp_sndbuf_typed(u64 *ctx)
 {
     u64 sk = TYPED_U64(ctx, 0);
     u64 size = TYPED_U32(sk, SK_SNDBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_WMEM_MAX);
-    bool locked = false;
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, &locked))
+    struct verdict verdict;
+    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, true, &verdict))
         return 0;
-    return tcp_sndbuf_send(sk, net, typed_socket_cookie((void *)sk), size, limit, locked);
+    return tcp_sndbuf_send(sk, net, size, limit, &verdict);
 }
 
 int tcp_sndbuf_raw(struct bpf_raw_tracepoint_args *ctx)
 {
     u64 sk = ctx->args[0];
     u64 size = PEEK(u32, sk, SK_SNDBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_WMEM_MAX);
-    bool locked = false;
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, &locked))
+    struct verdict verdict;
+    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, false, &verdict))
         return 0;
-    return tcp_sndbuf_send(sk, net, raw_socket_id(sk), size, limit, locked);
+    return tcp_sndbuf_send(sk, net, size, limit, &verdict);
 }

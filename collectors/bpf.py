@@ -24,19 +24,26 @@ REPUBLISH_NS = 5_000_000_000
 PATIENCE_NS = 10_000_000_000
 """How long to be not ready for want of a loader."""
 CALLERS = 4
+"""So many may be connected without having said anything; the one that has been longest makes way for the next."""
 
-_CONTROL = {code: "�" for code in range(32) if chr(code) not in "\t\n"} | {127: "�"}
+_CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "�")
+_IN_VALUES = {code: shown for code, shown in _CONTROL.items() if chr(code) not in "\t\n"}
 
 
-def text(raw: bytes) -> str:
-    """A C string of somebody else's choosing, fit to be shown: valid, no control characters, no newline at its end."""
-    return raw.partition(b"\0")[0].decode(errors="replace").rstrip("\n").translate(_CONTROL)
+def word(raw: bytes) -> str:
+    """A C string of somebody else's choosing, fit to be shown: valid and without control characters."""
+    return raw.partition(b"\0")[0].decode(errors="replace").translate(_CONTROL)
+
+
+def value(raw: bytes) -> str:
+    """The same for a sysctl's value, which may hold tabs and lines; without the newline at its end."""
+    return raw.partition(b"\0")[0].decode(errors="replace").rstrip("\n").translate(_IN_VALUES)
 
 
 def sysctl_write(*row: Any) -> schema.SysctlWrite:
     """One record of sysctl_write.c as an event."""
-    t_ns, netns, netns_ino, pid, uid, *words = row
-    return schema.SysctlWrite(t_ns, netns, netns_ino, pid, uid, *map(text, words))
+    t_ns, netns, netns_ino, pid, uid, comm, name, old, new = row
+    return schema.SysctlWrite(t_ns, netns, netns_ino, pid, uid, word(comm), word(name), value(old), value(new))
 
 
 def maker(probe: Probe) -> Callable[..., AnyEvent]:
@@ -127,8 +134,7 @@ class BpfSource:
     def descriptors(self) -> Sequence[int]:
         """The rings, and where the loader calls."""
         return [
-            # Whoever calls beyond these waits in the backlog, and must not keep the loop awake meanwhile.
-            *([self._listener.fileno()] if len(self._callers) < CALLERS else ()),
+            self._listener.fileno(),
             *self._callers,
             *(self._attached.descriptors() if self._attached else ()),
         ]
@@ -195,6 +201,8 @@ class BpfSource:
         else:
             if caller:
                 self._callers[caller.fileno()] = caller
+            if len(self._callers) > CALLERS:
+                self._callers.pop(next(iter(self._callers))).close()
 
     def _take(self, caller: socket.socket) -> None:
         self._settled = True

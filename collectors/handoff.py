@@ -98,9 +98,12 @@ def accept(listener: socket.socket) -> socket.socket | None:
 def receive(connection: socket.socket) -> Handed:
     """What the caller sends, all in one packet. HandOffError when it is not what the loader sends, or it went away."""
     try:
-        raw, fds, flags, _ = socket.recv_fds(connection, PACKET_BYTES, DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+        # recv_fds() ignores its own flags argument (CPython up to 3.13), so MSG_CMSG_CLOEXEC would be lost.
+        raw, fds, flags, _ = socket.recv_fds(connection, PACKET_BYTES, DESCRIPTORS)
     except OSError as error:
         raise HandOffError(f"the loader went away: {error.strerror}") from None
+    for fd in fds:
+        os.set_inheritable(fd, False)
     try:
         if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
             raise HandOffError(f"the loader's packet is over {PACKET_BYTES} bytes or {DESCRIPTORS} descriptors")
