@@ -149,12 +149,25 @@ def test_settings_change_while_traffic_flows(lab: Lab) -> None:
     assert flow.seen[-1].retransmits > 0
 
 
+@pytest.mark.parametrize(
+    ("plan", "turns"),
+    [
+        (Plan(8), [8]),
+        (Plan(8, reconnect_s=2), [2, 2, 2, 2]),
+        (Plan(8, reconnect_s=2, last_s=5), [2, 6]),
+        (Plan(3, reconnect_s=2, last_s=5), [3]),
+    ],
+)
+def test_the_last_connection_gets_the_time_it_needs(plan: Plan, turns: list[float]) -> None:
+    assert plan.turns == turns
+
+
 def test_a_transfer_reconnects_when_asked_to(lab: Lab) -> None:
     a, b = lab.netns(), lab.netns()
     lab.veth(a, b)
     before = _opened(a)
-    lab.bulk(a, b, Plan(seconds=1, interval_s=0.1, reconnect_s=0.3)).wait()
-    assert _opened(a) - before >= 3
+    lab.bulk(a, b, Plan(seconds=1, interval_s=0.1, reconnect_s=0.2, last_s=0.5)).wait()
+    assert _opened(a) - before == 3
 
 
 def _opened(netns: NetNs) -> int:

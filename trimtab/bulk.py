@@ -1,7 +1,7 @@
 """The two ends of a bulk TCP transfer, each a process of its own (trimtab.flow starts them).
 
     python -I -m trimtab.bulk receive LISTEN_FD INTERVAL_S
-    python -I -m trimtab.bulk send ADDRESS PORT SECONDS INTERVAL_S RECONNECT_S CONGESTION
+    python -I -m trimtab.bulk send ADDRESS PORT CONGESTION INTERVAL_S SECONDS [SECONDS...]
 
 Both print one JSON object per interval and nothing else: the receiver {"t_ns": end of the interval, "span_ns": its
 length, "bytes": received in it}, the sender {"t_ns", "rtt_us": smoothed, "retransmits": since the connection began}.
@@ -21,7 +21,8 @@ from collections.abc import Sequence
 from typing import Any
 
 RECEIVE_BYTES = 1 << 20
-SEND_BYTES = 1 << 16
+ZEROS = bytes(1 << 16)
+CONNECT_S = 3.0
 TCP_INFO_BYTES = 104
 """Enough of struct tcp_info (linux/tcp.h) for both of these, whose places are ABI."""
 TCPI_RTT = 68
@@ -68,34 +69,36 @@ def _received(peer: socket.socket, buffer: bytearray) -> int:
         return 0
 
 
-def send(connect: Sequence[str], seconds: float, interval_s: float, reconnect_s: float) -> None:
-    """Send zeros for so long, over a new connection every reconnect_s (0: one for all). OSError: cannot connect."""
-    end_s = time.monotonic() + seconds
+def send(connect: Sequence[str], turns: Sequence[float], interval_s: float) -> None:
+    """Send zeros over one connection after the other, so many seconds each. OSError: there is none to be had."""
     address, port, congestion = connect
-    while (left_s := end_s - time.monotonic()) > 0:
+    for seconds in turns:
         with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET) as sock:
             if congestion:
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_CONGESTION, congestion.encode())
-            sock.settimeout(left_s)
+            sock.settimeout(CONNECT_S)
             sock.connect((address, int(port)))
-            _fill(sock, min(left_s, reconnect_s or left_s), interval_s)
+            _fill(sock, seconds, interval_s)
 
 
 def _fill(sock: socket.socket, seconds: float, interval_s: float) -> None:
-    zeros = bytes(SEND_BYTES)
     # The interval is a timeout, too, so that a stalled connection is reported and does not go on for ever.
     sock.settimeout(interval_s)
     now_s = time.monotonic()
     end_s, report_s = now_s + seconds, now_s + interval_s
     while now_s < end_s:
         with contextlib.suppress(TimeoutError):
-            sock.send(zeros)
+            sock.send(ZEROS)
         now_s = time.monotonic()
         if now_s >= report_s:
-            info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
-            rtt_us, retransmits = (struct.unpack_from("I", info, place)[0] for place in (TCPI_RTT, TCPI_TOTAL_RETRANS))
-            say(t_ns=time.monotonic_ns(), rtt_us=rtt_us, retransmits=retransmits)
+            _report(sock)
             report_s = now_s + interval_s
+
+
+def _report(sock: socket.socket) -> None:
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, TCP_INFO_BYTES)
+    rtt_us, retransmits = (struct.unpack_from("I", info, place)[0] for place in (TCPI_RTT, TCPI_TOTAL_RETRANS))
+    say(t_ns=time.monotonic_ns(), rtt_us=rtt_us, retransmits=retransmits)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -105,8 +108,8 @@ def main(argv: Sequence[str]) -> int:
             with socket.socket(fileno=int(argv[1])) as listener:
                 receive(listener, float(argv[2]))
         else:
-            address, port, seconds, interval_s, reconnect_s, congestion = argv[1:]
-            send((address, port, congestion), float(seconds), float(interval_s), float(reconnect_s))
+            interval_s, *turns = map(float, argv[4:])
+            send(argv[1:4], turns, interval_s)
     except BrokenPipeError:
         # Nobody reads our lines any more: the lab is gone.
         return 1

@@ -11,7 +11,6 @@ import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from actuators.records import Change
@@ -31,9 +30,14 @@ LIMITS = ("net.ipv4.tcp_wmem", "net.ipv4.tcp_rmem")
 DECIDER = "tcp_buffer"
 SHARES = {"advise": 0.2, "enforce": 0.55, "by hand": 0.25}
 """Of the time for transfers."""
-STEADY_S = 5.0
-"""The figure of a stage is the mean of its last seconds: at most so many, at most half of it."""
-RECONNECT_S = 4.0
+RECONNECT_S = 2.5
+"""A new connection so often: an open one need not profit from a larger limit. Its window scale was settled when it was
+opened (tcp_select_initial_window in net/ipv4/tcp_output.c), and its receive buffer grows only when more arrives in one
+round trip than ever before (tcp_rcv_space_adjust in tcp_input.c), which at a full window is up to chance."""
+LAST_S = 6.0
+"""The last connection of a stage is left in peace for so long, ..."""
+STEADY_S = 4.0
+"""... and the stage's figure is the mean of its last seconds: at most so many, at most half of the stage."""
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,7 @@ def _transfer(
     name, seconds = what
     sides = {netns.cookie: netns.name for netns in ends}
     changes: list[Change] = []
-    flow = lab.bulk(*ends, Plan(seconds, reconnect_s=_reconnect_s()))
+    flow = lab.bulk(*ends, Plan(seconds, reconnect_s=RECONNECT_S, last_s=LAST_S))
     for sample in flow:
         view.sample(sample.t_s - flow.started_s, seconds, sample.mbit)
         found = trimtab.changes() if trimtab else []
@@ -154,15 +158,3 @@ def _transfer(
     stage = Stage(name, seconds, flow.started_s, mbit, points, changes, limits)
     flow.close()
     return stage
-
-
-def _reconnect_s() -> float:
-    """How often to connect anew: 0 (never) where one connection can come to fill the path.
-
-    A connection's window scale is set for good when it is opened, by the larger of tcp_rmem[2] and rmem_max
-    (tcp_select_initial_window in net/ipv4/tcp_output.c). With a small rmem_max only later connections gain.
-    """
-    rmem_max = int(Path("/proc/sys/net/core/rmem_max").read_text())
-    scale = max(0, max(LIMIT_BYTES, rmem_max).bit_length() - 16)
-    path_bytes = PATH.rate_mbit * 1e6 / 8 * ROUND_TRIP_MS / 1e3
-    return 0.0 if 65535 << scale >= 2 * path_bytes else RECONNECT_S

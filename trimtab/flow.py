@@ -21,13 +21,24 @@ GRACE_S = 10.0
 
 @dataclass(frozen=True)
 class Plan:
-    """What to send: for how long, reported how often, over a new connection every reconnect_s (0: one connection)."""
+    """What to send: for how long, and reported how often."""
 
     seconds: float
     interval_s: float = 0.25
     reconnect_s: float = 0.0
+    """A new connection so often; 0: one for all."""
+    last_s: float = 0.0
+    """With reconnect_s: the last connection lasts at least so long."""
     congestion: str = ""
     """TCP_CONGESTION of the sender; empty: the namespace's own."""
+
+    @property
+    def turns(self) -> list[float]:
+        """How long each connection lasts."""
+        if not self.reconnect_s:
+            return [self.seconds]
+        short = max(0, int((self.seconds - max(self.last_s, self.reconnect_s)) / self.reconnect_s))
+        return [self.reconnect_s] * short + [self.seconds - short * self.reconnect_s]
 
 
 @dataclass(frozen=True)
@@ -67,9 +78,9 @@ class Flow:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
             )
-        numbers = (plan.seconds, plan.interval_s, plan.reconnect_s)
+        numbers = map(str, (plan.interval_s, *plan.turns))
         self._sender = sender.popen(
-            [*argv, "send", address, str(port), *map(str, numbers), plan.congestion], stdout=subprocess.PIPE
+            [*argv, "send", address, str(port), plan.congestion, *numbers], stdout=subprocess.PIPE
         )
         self.started_s = time.monotonic()
         self._pipes = {_fd(self._receiver): bytearray(), _fd(self._sender): bytearray()}
