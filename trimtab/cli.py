@@ -2,56 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
-F = TypeVar("F", bound=Callable[..., Any])
-MODES = ("observe", "advise", "enforce")
-FOLDER = click.Path(path_type=Path, file_okay=False)
+from trimtab.options import MODES, as_json, dirs, netns, version
+
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, "
     "130 interrupted."
 )
 
 
-def dirs(command: F) -> F:
-    """--run-dir and --state-dir: with other ones, several instances stand side by side."""
-    state = click.option("--state-dir", type=FOLDER, default=Path("/var/lib/trimtab"), show_default=True,
-                         help="Where the journal is.")  # fmt: skip
-    run = click.option("--run-dir", type=FOLDER, default=Path("/run/trimtab"), show_default=True,
-                       help="Where the running instance is.")  # fmt: skip
-    return run(state(command))
-
-
-def as_json(command: F) -> F:
-    """--json, of every verb that reads."""
-    return click.option("--json", "as_json", is_flag=True, help="For programs: JSON, versioned by its schema.")(command)
-
-
-def netns(command: F) -> F:
-    """--netns of the verbs that act on one key."""
-    return click.option("--netns", type=click.IntRange(min=0), default=0, metavar="COOKIE",
-                        help="In this namespace only.  [default: everywhere]")(command)  # fmt: skip
-
-
-def _version(context: click.Context, option: click.Parameter, asked: bool) -> None:
-    if not asked:
-        return
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        click.echo(f"trimtab {version('trimtab')}")
-    except PackageNotFoundError:
-        click.echo("trimtab, from a tree that is not installed")
-    context.exit()
-
-
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_version,
-              help="Show the version and exit.")  # fmt: skip
+@version
 def cli() -> None:
     """Tunes this host's kernel, and can undo it.
 
@@ -80,6 +45,20 @@ def run(run_dir: Path, state_dir: Path, config: Path | None, mode: Any, only: st
         raise click.BadParameter(f"no such decider: {', '.join(sorted(unknown))}", param_hint="--only")
     exits.need_root("trimtab run")
     return start.run(run_dir, state_dir, start.effective(config, mode, deciders, cookies))
+
+
+@cli.command()
+@as_json
+@click.option("--seconds", type=click.FloatRange(min=10), default=40.0, show_default=True, help="Of transfers, in all.")
+def demo(as_json: bool, seconds: float) -> int:
+    """Show what trimtab does, in a minute.
+
+    On two network namespaces of its own: nothing of this host's is touched, and nothing is left behind.
+    """
+    from trimtab import demo, exits
+
+    exits.need_root("trimtab demo")
+    return demo.show(seconds, as_json)
 
 
 @cli.command()

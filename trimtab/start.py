@@ -47,6 +47,8 @@ def effective(path: Path | None, mode: Mode | None, only: Sequence[str], netns: 
 
 def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
     """Supervise until told to stop. 0: stopped in order; 1: not. Raises OSError when it cannot begin."""
+    # Before any role drops to a user that may not look where they are.
+    plugins.settle()
     run_dir, state_dir = (Path(os.path.abspath(path)) for path in (run_dir, state_dir))
     reach.check()
     plugins.settle()
