@@ -1,0 +1,58 @@
+"""A trimtab to be measured: started as a user would, in directories of its own, stopped in order. Needs root."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+READY_S = 20.0
+STOP_S = 20.0
+
+
+@contextlib.contextmanager
+def running(*options: str) -> Iterator[Path]:
+    """`trimtab run OPTIONS`, ready: yields the directory with its `run` and `state`. TimeoutError when it is not."""
+    with tempfile.TemporaryDirectory(prefix="tt-bench-", dir="/run") as name:
+        folder = Path(name)
+        folder.chmod(0o755)  # the roles' users must get to their sockets
+        (folder / "trimtab.toml").touch()
+        argv = [sys.executable, "-I", "-m", "trimtab", "run", "--config", f"{folder}/trimtab.toml"]
+        argv += ["--run-dir", f"{folder}/run", "--state-dir", f"{folder}/state", *options]
+        with (folder / "log").open("w") as log, subprocess.Popen(argv, stdout=log, stderr=log) as trimtab:
+            try:
+                wait_ready(folder / "run")
+                yield folder
+            finally:
+                trimtab.terminate()
+                trimtab.wait(STOP_S)
+
+
+def wait_ready(run_dir: Path) -> dict[str, Any]:
+    """The supervisor's status once it is ready. TimeoutError."""
+    deadline_s = time.monotonic() + READY_S
+    while time.monotonic() < deadline_s:
+        with contextlib.suppress(FileNotFoundError):
+            status: dict[str, Any] = json.loads((run_dir / "supervisor.json").read_bytes())
+            if status["ready"]:
+                return status
+        time.sleep(0.01)
+    raise TimeoutError(f"trimtab was not ready within {READY_S:.0f} s; see {run_dir.parent}/log")
+
+
+def need_root() -> None:
+    """Exit 77 with one line unless root."""
+    if os.geteuid():
+        sys.exit("needs root")
+
+
+def percentile(values: list[float], share: float) -> float:
+    """The value below which `share` of the values lie."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]
