@@ -79,6 +79,8 @@ class Keeper:
         self._holds: dict[Spot, Hold] = {}
         self._changed: dict[Spot, list[int]] = {}
         self._pending: list[_Pending] = []
+        self._renumbering = False
+        """A journal begun anew knows the changes before it by other numbers, but no others of their keys."""
 
     # --- the journal behind ---------------------------------------------------------------------------------------
 
@@ -88,8 +90,10 @@ class Keeper:
         try:
             self._journal = journal = Journal(self._folder, self._boot_id)
             self._load(journal)
+            self._renumbering = journal.fresh
             self._write_pending(journal)
             self._renumber(journal)
+            self._renumbering = False
             journal.tidy()
             self.counts = Counter(journal.counts())
         except JournalError as error:
@@ -159,9 +163,8 @@ class Keeper:
             ids = ids or tuple(kept.changes)
             self._remember(kept, ids, state, stands)
         hold = self._new_hold(spot, held) if held else None
-        # A journal begun anew knows these changes by other numbers, but none other of this key.
         self._later(spot, lambda journal: journal.settle(
-            spot, () if journal.fresh else filter(None, ids), state, detail, stands, hold))
+            spot, () if self._renumbering else filter(None, ids), state, detail, stands, hold))
         if hold:
             self._holds[spot] = hold
             for tied in self._relations.family(spot.tunable):

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TypeVar
 
 from actuators.records import Site
-from bus.netns import HOST, Namespace, NamespaceGoneError, cookie_here, find, handles, identify, inside
+from bus.netns import HOST, Namespace, NamespaceGoneError, cookie_here, find, handles, inside
 
 SCAN_S = 1.0
 """At most so often are all namespaces entered in search of one that the hint does not find."""
@@ -36,19 +36,15 @@ class Namespaces:
                 raise NamespaceGoneError(errno.ENOENT, f"no namespace with cookie {cookie}")
             return do()
 
-        known = self._known.pop(cookie, None)
-        if known:
+        for way in self._ways(cookie, inode):
+            self._known.pop(cookie, None)
             try:
-                result = inside(known.handle, checked)
+                result = inside(way.handle, checked)
             except NamespaceGoneError:
-                known = None
-            else:
-                self._known[cookie] = known
-                return result
-        found = self._find(cookie, inode)
-        result = inside(found.handle, checked)
-        self._known[cookie] = found
-        return result
+                continue
+            self._known[cookie] = way
+            return result
+        raise NamespaceGoneError(errno.ENOENT, f"no namespace with cookie {cookie}")
 
     def site(self, cookie: int) -> Site:
         """Inode and name of a namespace that has been entered; an empty one for the host."""
@@ -57,21 +53,18 @@ class Namespaces:
         known = self._known.get(cookie)
         return Site(known.inode, _printable(known.name)) if known else Site()
 
-    def forget(self, cookie: int) -> None:
-        """It has gone."""
-        self._known.pop(cookie, None)
-
-    def _find(self, cookie: int, inode: int) -> Namespace:
+    def _ways(self, cookie: int, inode: int) -> Iterator[Namespace]:
+        """Where it may be found, most likely and cheapest first."""
+        if cookie in self._known:
+            yield self._known[cookie]
         hint = next((handle for handle in handles() if handle.inode == inode), None)
-        found = identify(hint) if hint else None
-        if found and found.cookie == cookie:
-            return found
+        if hint:
+            yield Namespace(cookie, inode, hint.name, hint.path)
         # Whoever makes cookies up must not keep us busy looking for them.
         now_s = time.monotonic()
-        if now_s - self._scanned_s < SCAN_S:
-            raise NamespaceGoneError(errno.ENOENT, f"no namespace with cookie {cookie}")
-        self._scanned_s = now_s
-        return find(cookie, 0)
+        if now_s - self._scanned_s >= SCAN_S:
+            self._scanned_s = now_s
+            yield find(cookie, 0)
 
 
 def _printable(name: str) -> str:

@@ -1,0 +1,248 @@
+"""The gate, check by check, and that nothing it grants is out of bounds whatever it is shown."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from actuators import gate
+from actuators.gate import Grant, Refused, View
+from bus import tunables
+from bus.schema import Wish
+from bus.tunables import INT_MAX, Bounds, Tunable
+
+NOW_NS = 10**15
+SECOND_NS = 10**9
+ROW = tunables.Tunable(
+    name="net.ipv4.tcp_rmem[2]", low=65536, high=1 << 29, step=0.5, cooldown_s=0.2, per_hour=3, unit="bytes",
+    scope="netns", decider="tcp_buffer", at_least=("net.ipv4.tcp_rmem[1]",), at_most=("net.core.rmem_max",), summary="",
+)
+HOST = msgspec.structs.replace(ROW, scope="host", at_least=(), at_most=())
+BOUNDS = Bounds(65536, 1 << 24)
+RELATED = {"net.ipv4.tcp_rmem[1]": 131072, "net.core.rmem_max": 1 << 23}
+VIEW = View(value=1_000_000, original=600_000, related=RELATED)
+WISH = Wish(1, NOW_NS, SECOND_NS, ROW.name, 7, 0, 1_000_000, 1_500_000, "7 drops at a limit of 1000000", {"drops": 7})
+
+
+def admit(row: Tunable | None = ROW, asker: str = "tcp_buffer", view: dict[str, Any] | None = None,
+          **wish: Any) -> Grant | Refused:
+    replaced = msgspec.structs.replace
+    return gate.admit(row, BOUNDS, replace_wish(**wish), asker, replaced(VIEW, **(view or {})), NOW_NS)
+
+
+def replace_wish(**changes: Any) -> Wish:
+    return msgspec.structs.replace(WISH, **changes)
+
+
+def kind(answer: Grant | Refused) -> str:
+    return answer.kind if isinstance(answer, Refused) else "granted"
+
+
+def test_a_sound_wish_is_granted_as_it_stands() -> None:
+    assert admit() == Grant(ROW.name, 7, 1_000_000, 1_500_000)
+
+
+def test_a_host_tunable_is_granted_without_a_namespace() -> None:
+    assert kind(admit(HOST, netns=0)) == "granted"
+
+
+def test_a_tunable_without_a_row_is_refused() -> None:
+    assert kind(admit(None)) == "unknown"
+
+
+def test_a_row_of_another_name_than_the_wish_is_refused() -> None:
+    assert kind(admit(tunable="net.ipv4.tcp_wmem[2]")) == "unknown"
+
+
+def test_only_the_row_s_decider_may_ask() -> None:
+    assert kind(admit(asker="neigh_table")) == "owner"
+
+
+def test_a_host_tunable_is_refused_for_a_namespace_and_the_reverse() -> None:
+    assert kind(admit(HOST, netns=7)) == "scope"
+    assert kind(admit(ROW, netns=0)) == "scope"
+
+
+@pytest.mark.parametrize(("fence", "netns", "expected"), [((7, 9), 7, "granted"), ((9,), 7, "fence")])
+def test_a_fence_keeps_all_but_its_namespaces_out(fence: tuple[int, ...], netns: int, expected: str) -> None:
+    assert kind(admit(view={"fence": fence}, netns=netns)) == expected
+
+
+def test_a_fence_keeps_the_host_out() -> None:
+    answer = admit(HOST, view={"fence": (9,)}, netns=0)
+    assert answer == Refused("fence", "the host as a whole lies outside the 1 namespaces that the configuration names")
+
+
+@pytest.mark.parametrize("text", ["a\x1b[2Jb", "two\nlines", "\u202edesrever", "nul\0", "   "])
+def test_a_reason_that_could_fool_a_terminal_is_refused(text: str) -> None:
+    assert kind(admit(why=text)) == "text"
+
+
+@pytest.mark.parametrize("evidence", [{"a\x07": 1}, {"event": "x\r"}])
+def test_evidence_that_could_fool_a_terminal_is_refused(evidence: dict[str, int | str]) -> None:
+    assert kind(admit(evidence=evidence)) == "text"
+
+
+@pytest.mark.parametrize(
+    ("t_ns", "expected"),
+    [
+        (NOW_NS + gate.FUTURE_NS, "granted"),
+        (NOW_NS + gate.FUTURE_NS + 1, "future"),
+        (NOW_NS - SECOND_NS, "granted"),
+        (NOW_NS - SECOND_NS - 1, "stale"),
+        (0, "stale"),
+    ],
+)
+def test_a_wish_counts_from_its_date_until_it_expires(t_ns: int, expected: str) -> None:
+    assert kind(admit(t_ns=t_ns)) == expected
+
+
+def test_a_held_key_is_refused_with_the_reason_it_is_held_for() -> None:
+    assert admit(view={"held": "held by root"}) == Refused("held", f"hands off {ROW.name}: held by root")
+
+
+def test_a_wrong_belief_is_refused_with_the_value_that_stands() -> None:
+    assert admit(believed=999_999) == Refused("believed", "1000000 stands there, not 999999")
+
+
+@pytest.mark.parametrize("want", [INT_MAX + 1, -INT_MAX - 2, 2**63])
+def test_what_does_not_fit_an_int_is_refused(want: int) -> None:
+    assert kind(admit(want=want)) == "range"
+
+
+def test_an_int_s_ends_are_in_its_range() -> None:
+    wide = Bounds(-INT_MAX - 1, INT_MAX)
+    for value, want in ((INT_MAX - 1, INT_MAX), (-INT_MAX, -INT_MAX - 1)):
+        wish = replace_wish(believed=value, want=want)
+        bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
+        assert kind(gate.admit(bare, wide, wish, "tcp_buffer", View(value, 0), NOW_NS)) == "granted"
+
+
+@pytest.mark.parametrize("want", [BOUNDS.low - 1, BOUNDS.high + 1, -1])
+def test_what_lies_outside_the_bounds_is_refused(want: int) -> None:
+    assert kind(admit(want=want)) == "bounds"
+
+
+@pytest.mark.parametrize(("value", "want"), [(BOUNDS.high - 1, BOUNDS.high), (BOUNDS.low + 1, BOUNDS.low)])
+def test_the_bounds_themselves_may_be_reached(value: int, want: int) -> None:
+    wish = replace_wish(believed=value, want=want)
+    bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
+    assert kind(gate.admit(bare, BOUNDS, wish, "tcp_buffer", View(value, 0), NOW_NS)) == "granted"
+
+
+def test_what_stands_there_already_is_refused() -> None:
+    assert kind(admit(want=1_000_000)) == "nothing"
+
+
+def test_a_change_too_small_to_matter_is_refused() -> None:
+    edge = 1_000_000 // gate.DEAD_BAND
+    assert kind(admit(want=1_000_000 + edge - 1)) == "dead-band"
+    assert kind(admit(want=1_000_000 + edge)) == "granted"
+    assert kind(admit(want=1_000_000 - edge + 1)) == "dead-band"
+
+
+def test_the_way_back_to_the_original_is_never_too_small() -> None:
+    assert kind(admit(view={"original": 1_000_001}, want=1_000_001)) == "granted"
+
+
+@pytest.mark.parametrize(
+    ("want", "expected"), [(1_500_000, "granted"), (1_500_001, "step"), (500_000, "granted"), (499_999, "step")]
+)
+def test_a_step_is_at_most_the_row_s_share_of_the_value(want: int, expected: str) -> None:
+    assert kind(admit(want=want)) == expected
+
+
+@pytest.mark.parametrize(("value", "want", "expected"), [(1, 2, "granted"), (0, 1, "granted"), (1, 3, "step"),
+                                                         (0, 2, "step"), (-10, -5, "granted"), (-10, -4, "step")])
+def test_a_step_of_one_is_always_allowed(value: int, want: int, expected: str) -> None:
+    bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
+    wish = replace_wish(believed=value, want=want)
+    answer = gate.admit(bare, Bounds(-100, 100), wish, "tcp_buffer", View(value, value), NOW_NS)
+    assert kind(answer) == expected
+
+
+@pytest.mark.parametrize(
+    ("ago_ns", "expected"), [(SECOND_NS // 5, "granted"), (SECOND_NS // 5 - 1, "cool-down"), (-5, "cool-down")]
+)
+def test_two_changes_lie_a_cool_down_apart(ago_ns: int, expected: str) -> None:
+    assert kind(admit(view={"changed_ns": (NOW_NS - ago_ns,)})) == expected
+
+
+def test_an_hour_holds_only_so_many_changes() -> None:
+    at = [NOW_NS - gate.HOUR_NS, NOW_NS - gate.HOUR_NS + 1, NOW_NS - SECOND_NS, NOW_NS - SECOND_NS]
+    assert kind(admit(view={"changed_ns": tuple(at[:3])})) == "granted"
+    assert kind(admit(view={"changed_ns": tuple(at)})) == "per-hour"
+
+
+@pytest.mark.parametrize(
+    ("related", "expected"),
+    [
+        ({"net.ipv4.tcp_rmem[1]": 1_500_000, "net.core.rmem_max": 1_500_000}, "granted"),
+        ({"net.ipv4.tcp_rmem[1]": 1_500_001, "net.core.rmem_max": 1_500_001}, "relation"),
+        ({"net.ipv4.tcp_rmem[1]": 1, "net.core.rmem_max": 1_499_999}, "relation"),
+        ({"net.ipv4.tcp_rmem[1]": 1}, "relation"),
+        ({"net.core.rmem_max": 1 << 23}, "relation"),
+    ],
+)
+def test_a_value_stays_between_its_relations_and_those_must_be_known(related: dict[str, int], expected: str) -> None:
+    assert kind(admit(view={"related": related})) == expected
+
+
+def test_the_screen_lets_pass_what_only_a_reading_of_the_kernel_can_refuse() -> None:
+    assert gate.screen(ROW, WISH, "tcp_buffer", (), NOW_NS) is None
+    assert gate.screen(None, WISH, "tcp_buffer", (), NOW_NS) == gate.admit(
+        None, BOUNDS, WISH, "tcp_buffer", VIEW, NOW_NS
+    )
+
+
+ints = st.one_of(st.integers(), st.integers(0, 1 << 25), st.sampled_from([0, 65535, 65536, 1 << 24, INT_MAX]))
+
+
+@settings(max_examples=400)
+@given(
+    bounds=st.tuples(ints, ints).map(lambda pair: Bounds(*sorted(pair))),
+    step=st.floats(0.001, 1),
+    value=ints,
+    want=ints,
+    original=ints,
+    related=st.tuples(ints, ints),
+    asker=st.sampled_from(["tcp_buffer", "other"]),
+    held=st.sampled_from(["", "held"]),
+    ago=st.lists(st.integers(0, 2 * gate.HOUR_NS), max_size=4),
+    age=st.integers(-gate.FUTURE_NS * 2, 2 * SECOND_NS),
+)
+def test_nothing_granted_breaks_any_promise(
+    bounds: Bounds, step: float, value: int, want: int, original: int, related: tuple[int, int], asker: str, held: str,
+    ago: list[int], age: int,
+) -> None:
+    row = msgspec.structs.replace(ROW, step=step)
+    wish = replace_wish(believed=value, want=want, t_ns=NOW_NS - age)
+    changed = tuple(sorted(NOW_NS - one for one in ago))
+    view = View(value, original, held, dict(zip(RELATED, related, strict=True)), changed)
+    answer = gate.admit(row, bounds, wish, asker, view, NOW_NS)
+    if isinstance(answer, Refused):
+        assert answer.reason
+        assert len(answer.kind) < 20
+        return
+    assert bounds.low <= answer.new <= bounds.high
+    assert -INT_MAX - 1 <= answer.new <= INT_MAX
+    assert answer.old == value != answer.new == want
+    assert abs(want - value) <= max(1, step * abs(value))
+    assert related[0] <= want <= related[1]
+    assert asker == "tcp_buffer"
+    assert not held
+    assert sum(NOW_NS - one < gate.HOUR_NS for one in changed) < row.per_hour
+    assert -gate.FUTURE_NS <= age <= SECOND_NS
+
+
+@given(value=st.integers(65536, 1 << 24), share=st.floats(-0.49, 0.49))
+def test_a_modest_wish_within_the_bounds_is_granted_or_too_small(value: int, share: float) -> None:
+    want = min(BOUNDS.high, max(BOUNDS.low, int(value * (1 + share))))
+    bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
+    answer = gate.admit(bare, BOUNDS, replace_wish(believed=value, want=want), "tcp_buffer", View(value, 1), NOW_NS)
+    assert kind(answer) in ("granted", "nothing", "dead-band")
+    assert (kind(answer) == "granted") or abs(want - value) < value // gate.DEAD_BAND or want == value
