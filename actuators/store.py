@@ -165,19 +165,26 @@ def read_only(folder: Path) -> sqlite3.Connection:
         path.stat()
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}", error.errno or 0) from None
-    for how in ("mode=ro", "immutable=1"):
+    try:
+        return _reader(path, "mode=ro")
+    except sqlite3.Error as error:
         # A WAL needs its -shm file even for reading; where that cannot be made (a read-only file system, a full one)
         # the database is read as it stands.
-        try:
-            db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=BUSY_S)
-            [(version,)] = db.execute("PRAGMA user_version").fetchall()
-        except sqlite3.Error as error:
-            failure = JournalError(f"{path}: {error}")
-            if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
-                break
-            continue
-        if version == len(MIGRATIONS):
-            return db
+        if _code(error) not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR):
+            raise JournalError(f"{path}: {error}") from None
+    try:
+        return _reader(path, "immutable=1")
+    except sqlite3.Error as error:
+        raise JournalError(f"{path}: {error}") from None
+
+
+def _reader(path: Path, how: str) -> sqlite3.Connection:
+    db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=BUSY_S)
+    try:
+        [(version,)] = db.execute("PRAGMA user_version").fetchall()
+        if version != len(MIGRATIONS):
+            raise JournalError(f"{path}: of version {version}; this trimtab reads version {len(MIGRATIONS)}")
+    except (sqlite3.Error, JournalError):
         db.close()
-        raise JournalError(f"{path}: of version {version}; this trimtab reads version {len(MIGRATIONS)}")
-    raise failure
+        raise
+    return db
