@@ -53,7 +53,8 @@ def _running(root: Path, comm: str) -> str:
                 return f"runs (pid {folder.name})"
         except OSError:
             continue
-    enabled = any((root / "etc/systemd/system").glob(f"*.wants/{comm}.service"))
+    wants = (root / "etc/systemd/system").glob("*.wants")
+    enabled = any(os.path.lexists(folder / f"{comm}.service") for folder in wants)
     return "is enabled, and starts at the next boot" if enabled else ""
 
 
@@ -100,7 +101,7 @@ def _profile(root: Path, name: str) -> configparser.RawConfigParser:
 def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     state = _running(root, "bpftune")
     if state:
-        # Its tuners for buffers and neighbour tables set all of these (PEERS: bpftune's tcp_buffer, neigh_table).
+        # Its tuners tcp_buffer and neigh_table (bpftune(8)) set all of these.
         ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "neigh_table"))
         yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own; run one of the two", ours)
 
