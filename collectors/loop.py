@@ -18,6 +18,9 @@ from bus.schema import AnyEvent
 from collectors.source import Source, Status
 
 SECOND_NS = 1_000_000_000
+STATUS_NS = SECOND_NS
+PAUSE_NS = SECOND_NS
+"""How long a source that failed is left alone."""
 
 
 class Descriptor(Struct, frozen=True):
@@ -69,7 +72,7 @@ class Loop:
                 if events:
                     self._publisher.publish(events)
             if t_ns >= self._status_ns or (self._source.ready and not self._ready):
-                self._status_ns = t_ns + SECOND_NS
+                self._status_ns = t_ns + STATUS_NS
                 self._tell()
         notify("STOPPING=1")
 
@@ -96,7 +99,7 @@ class Loop:
         except OSError as error:
             # Sources deal with the failures that they expect; this one must neither spin nor end the role.
             self._failure = f"{self._role}: {error}"
-            self._paused_ns = t_ns + SECOND_NS
+            self._paused_ns = t_ns + PAUSE_NS
             return []
         self._failure = ""
         return events

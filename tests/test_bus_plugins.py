@@ -28,6 +28,11 @@ summary = "longest accept queue"
 Install = Callable[..., Path]
 
 
+@pytest.fixture(autouse=True)
+def nothing_settled(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugins, "_settled", [])
+
+
 @pytest.fixture
 def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "site"
@@ -92,6 +97,22 @@ def test_several_come_in_the_order_of_their_names(install: Install) -> None:
         rows=ROWS.replace("accept_queue", "aa").replace("somaxconn", "optmem_max"),
     )
     assert [tuner.name for tuner in plugins.tuners()] == ["aa", "zz"]
+
+
+def test_what_was_settled_holds_although_it_cannot_be_looked_at_any_more(install: Install) -> None:
+    package = install()
+    plugins.settle()
+    (package / plugins.ROWS).unlink()
+    assert [tuner.name for tuner in plugins.tuners()] == ["accept_queue"]
+
+
+def test_what_cannot_be_trusted_settles_nothing(install: Install) -> None:
+    rows = install() / plugins.ROWS
+    rows.chmod(0o666)
+    with pytest.raises(ConfigError, match="can be written"):
+        plugins.settle()
+    rows.chmod(0o644)
+    assert len(plugins.tuners()) == 1
 
 
 WRONG_ROWS = {
