@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,11 +52,11 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Installed:
     """A virtual environment, and its commands as a stranger would run them: elsewhere, with nothing inherited."""
 
-    def __init__(self, place: Path, wheels: list[Path]) -> None:
+    def __init__(self, place: Path, *wanted: Path | str) -> None:
         self.place = place
         self.bin = place / "venv/bin"
         subprocess.run(["/usr/bin/python3", "-m", "venv", place / "venv"], check=True)
-        argv = [self.bin / "pip", "install", "-q", "-c", TREE / "requirements.lock", *wheels]
+        argv = [self.bin / "pip", "install", "-q", "-c", TREE / "requirements.lock", *wanted]
         subprocess.run(argv, check=True, capture_output=True)
 
     def argv(self, name: str, *arguments: str) -> list[str]:
@@ -63,7 +64,7 @@ class Installed:
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv, cwd=self.place, env={"PATH": os.defpath}, capture_output=True, text=True, timeout=60
+            argv, cwd=self.place, env={"PATH": os.defpath}, capture_output=True, text=True, timeout=200
         )
 
     def trimtab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -73,7 +74,7 @@ class Installed:
 @pytest.fixture(scope="session")
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
     place = tmp_path_factory.mktemp("installed")
-    return Installed(place, [wheel, build(SAMPLE, place)])
+    return Installed(place, wheel, build(SAMPLE, place))
 
 
 def test_the_wheel_holds_every_file_of_the_packages_and_no_other_package(wheel: Path) -> None:
@@ -100,6 +101,16 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
     subprocess.run(["tar", "-xf", next(tmp_path.glob("*.tar.gz")), "-C", tmp_path], check=True)
     again = build(next(tmp_path.glob("trimtab-*/")), tmp_path)
     assert zipfile.ZipFile(again).namelist() == zipfile.ZipFile(wheel).namelist()
+
+
+def test_what_ships_passes_its_tests_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
+    elsewhere = Installed(tmp_path, wheel, "hypothesis", "pytest", "pytest-timeout")
+    shutil.copytree(TREE / "tests", tmp_path / "tests", ignore=shutil.ignore_patterns("test_wheel*", "__pycache__"))
+    argv = elsewhere.argv(
+        "pytest", "-q", "-c", str(TREE / "pyproject.toml"), f"--rootdir={tmp_path}", "-p", "no:cacheprovider"
+    )
+    ran = elsewhere.run(*argv, "-m", "not system and not long", "tests")
+    assert ran.returncode == 0, ran.stdout
 
 
 def test_help_and_version_work_outside_the_tree(installed: Installed) -> None:
