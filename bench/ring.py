@@ -197,6 +197,8 @@ def main() -> int:
     parser.add_argument("--rate", type=int, default=200_000)
     parser.add_argument("--ring-kib", type=int, default=1024, help="a power of two; must last while the reader waits")
     options = parser.parse_args()
+    if options.ring_kib < 64 or options.ring_kib & (options.ring_kib - 1):
+        parser.error("--ring-kib: not a power of two of at least 64")
     print(f"$ {COMMAND} --seconds {options.seconds:g} --rate {options.rate} --ring-kib {options.ring_kib}")
     print(f"{PROBE.record.size}-byte records, as {PROBE.name} writes them; one reader")
     best = max(drained(200) for _ in range(5))

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import mmap
 import struct
-from itertools import count
 
 BUSY = 1 << 31
 DISCARD = 1 << 30
@@ -59,26 +58,30 @@ class Ring:
         position, end = self._consumer[0], self._producer[0]
         while position < end and len(rows) < most:
             at = position % self._bytes
-            run = self._run(at, min((end - position) // self._slot, self._bytes // self._slot, most - len(rows)))
+            run, header = self._run(
+                at, min((end - position) // self._slot, self._bytes // self._slot, most - len(rows))
+            )
             if run:
                 rows.extend(self._form.iter_unpack(self._data[at : at + run * self._slot]))
                 position += run * self._slot
-                continue
-            header = self._words[at // 4]
-            if header & BUSY:
+            elif header & BUSY:
                 break
-            if not header & DISCARD:
-                self.malformed += 1
-            position += HEADER_BYTES + -(-(header & ~DISCARD) // 8) * 8
+            else:
+                self.malformed += not header & DISCARD
+                position += HEADER_BYTES + -(-(header & ~DISCARD) // 8) * 8
         self._consumer[0] = position
         return rows
 
-    def _run(self, at: int, most: int) -> int:
-        """How many whole records of our length lie one after another from `at` on."""
-        lengths = self._words[at // 4 : (at + most * self._slot) // 4 : self._slot // 4].tolist()
-        if lengths.count(self._length) == most:
-            return most
-        return next(number for number in count() if lengths[number] != self._length)
+    def _run(self, at: int, most: int) -> tuple[int, int]:
+        """How many whole records of our length lie one after another from `at` on, and the first one's header.
+
+        Each header is read once: a busy record may be done a moment later.
+        """
+        headers = self._words[at // 4 : (at + max(most, 1) * self._slot) // 4 : self._slot // 4].tolist()
+        if headers.count(self._length) == most:
+            return most, headers[0]
+        run = next((number for number, header in enumerate(headers) if header != self._length), 0)
+        return run, headers[0]
 
     def close(self) -> None:
         """Unmap it."""

@@ -112,6 +112,26 @@ def test_a_discarded_record_is_passed_over_and_not_counted(written: Written) -> 
     assert written.ring.malformed == 0
 
 
+def test_a_record_that_is_done_while_it_is_looked_at_is_not_taken_for_another_kind(written: Written) -> None:
+    busy = written.put(row(1), BUSY)
+    words = written.ring._words
+
+    class Meanwhile:
+        """The headers as they were, and then the record is done."""
+
+        def __getitem__(self, place: slice) -> memoryview:
+            found = words[place]
+            copy = memoryview(bytes(found)).cast("I") if isinstance(place, slice) else found
+            written.flag(busy, RECORD.size, 0)
+            return copy
+
+    written.ring._words = Meanwhile()  # type: ignore[assignment]
+    assert written.ring.read() == []
+    written.ring._words = words
+    assert written.ring.read() == [(1, 1)]
+    assert written.ring.malformed == 0
+
+
 @pytest.mark.parametrize("size", [0, 4, 8, 11, 13, 40])
 def test_a_record_of_another_length_is_passed_over_and_counted(written: Written, size: int) -> None:
     written.put(row(1))
