@@ -60,8 +60,10 @@ def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
         document = msgspec.json.decode((run_dir / rundir.STATUS).read_bytes(), type=dict[str, Any])
     except FileNotFoundError:
         return _absent(run_dir, state_dir, "not running")
-    except msgspec.DecodeError:
-        return _absent(run_dir, state_dir, "supervisor.json is not what trimtab writes")
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        document = {}
+    if document.get("schema") != announce.SCHEMA:
+        return _absent(run_dir, state_dir, f"{rundir.STATUS} is not what this version of trimtab writes")
     problem = _problem(document, proc)
     if problem == "not running":
         return _absent(run_dir, state_dir, problem)
