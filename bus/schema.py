@@ -18,6 +18,7 @@ VERSION: Literal[1] = 1
 Name = Annotated[str, Meta(max_length=128)]
 Text = Annotated[str, Meta(max_length=400)]
 Count = Annotated[int, Meta(ge=0)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=16)]
 
 
 class Event(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, omit_defaults=False, gc=False, tag=True):
@@ -215,6 +216,8 @@ class Trial(Event, frozen=True):
     new: int
     since_ns: Count
     """When it was written, CLOCK_MONOTONIC."""
+    guards: Names = ()
+    """The signals that must not get worse meanwhile, as the tunable's row names them."""
 
 
 class Outcome(Event, frozen=True):

@@ -21,6 +21,7 @@ PLAIN: dict[Any, st.SearchStrategy[Any]] = {
     schema.Count: COUNTS,
     schema.Name: NAMES,
     schema.Text: NAMES,
+    schema.Names: st.lists(NAMES, max_size=16).map(tuple),
     dict[str, int]: st.dictionaries(NAMES, st.integers(min_value=-(2**63), max_value=2**64 - 1), max_size=5),
 }
 
