@@ -23,7 +23,7 @@ from msgspec import Struct
 from bus import config, link, plugins, roles
 from bus.config import ConfigError
 from bus.notify import notify
-from bus.schema import TOPICS, AnyEvent
+from bus.schema import TOPICS, VERSION, AnyEvent, Beat
 from deciders.engine import Decider, DeciderModule, decide
 
 EX_USAGE = 64
@@ -122,6 +122,8 @@ class Live:
         self._stop = stop
         self._subscribers = link.subscribers(run_dir, roles.publishers(), roles.events_path)
         self._sender = link.WishSender(roles.wish_path(run_dir, decider.name))
+        self._beats = 0
+        self._consumed = 0
         self._poller = link.Poller()
         self._poller.add(Descriptor(stop))
         for subscriber in self._subscribers:
@@ -152,14 +154,28 @@ class Live:
                     return
             if time.monotonic() >= told_s + SECOND_S:
                 told_s = time.monotonic()
+                self._beat()
                 self._tell()
+
+    def _beat(self) -> None:
+        """Keep the leases of what this decider has on trial, but only while it gets on: all that came since the last
+        beat has been consumed, and something has. Deaf, it must not keep anything alive."""
+        received = self._received()
+        if received > self._consumed:
+            sent = self._sender.sent
+            self._sender.send(Beat(VERSION, time.monotonic_ns()))
+            self._beats += self._sender.sent - sent
+        self._consumed = received
+
+    def _received(self) -> int:
+        return sum(subscriber.received for subscriber in self._subscribers)
 
     def _tell(self, *lines: str) -> None:
         status = {
-            "received": sum(subscriber.received for subscriber in self._subscribers),
+            "received": self._received(),
             "malformed": sum(subscriber.malformed for subscriber in self._subscribers),
             "gaps": {subscriber.publisher: subscriber.lost for subscriber in self._subscribers},
-            "wishes": self._sender.sent,
+            "wishes": self._sender.sent - self._beats,
             "dropped": self._sender.dropped,
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")

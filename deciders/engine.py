@@ -1,8 +1,9 @@
 """Folds events through deciders. Live and replay run this and nothing else, so neither can decide differently.
 
 No clock, file, socket, chance, thread or log in this package (but __main__): time is event.t_ns, and what became of a
-wish is an event too. An engine adds one thing to its deciders: a wish that was sent less than REPEAT_NS ago is not sent
-again. So a decider may ask for the same thing at every event: a lost wish is repeated, a granted one floods nobody.
+wish is an event too. An engine adds one thing to its deciders: a wish (or a verdict) that was sent less than REPEAT_NS
+ago is not sent again. So a decider may ask for the same thing at every event: a lost wish is repeated, a granted one
+floods nobody.
 """
 
 from __future__ import annotations
@@ -10,15 +11,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
-from bus.schema import AnyEvent, Event, Netns, Wish
+from bus.schema import AnyEvent, Event, Netns, Verdict, Wish
 
 REPEAT_NS = 1_000_000_000
 SENT_MAX = 4096
 """Wishes remembered per decider; the oldest is forgotten first."""
 
 State = Any
-Step = Callable[[State, Any], tuple[State, Sequence[Wish]]]
-NO_WISHES: tuple[Wish, ...] = ()
+Asked = Wish | Verdict
+"""What a decider asks for: verdicts are the guard's alone."""
+Step = Callable[[State, Any], tuple[State, Sequence[Asked]]]
+NO_WISHES: tuple[Asked, ...] = ()
+Key = tuple[str | int, int, int, int]
 
 
 class DeciderModule(Protocol):
@@ -37,7 +41,7 @@ class DeciderModule(Protocol):
         ...
 
     @staticmethod
-    def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
+    def step(state: State, event: Any) -> tuple[State, Sequence[Asked]]:
         """The state after the event, and what is wished for. The state passed in may be changed: go on with the new."""
         ...
 
@@ -52,14 +56,14 @@ class Decider:
         self.topics = module.TOPICS
         self._step: Step = module.step
         self._state: State = module.start(policy)
-        self._sent: dict[tuple[str, int, int, int], int] = {}
+        self._sent: dict[Key, int] = {}
 
     @property
     def remembered(self) -> int:
         """How many wishes are remembered."""
         return len(self._sent)
 
-    def step(self, event: AnyEvent) -> Sequence[Wish]:
+    def step(self, event: AnyEvent) -> Sequence[Asked]:
         """Show the decider one event of its topics. What it wishes for, without repetitions."""
         self._state, wishes = self._step(self._state, event)
         return [wish for wish in wishes if self._is_new(wish, event.t_ns)] if wishes else NO_WISHES
@@ -69,8 +73,8 @@ class Decider:
         for key in [key for key in self._sent if key[1] == netns]:
             del self._sent[key]
 
-    def _is_new(self, wish: Wish, t_ns: int) -> bool:
-        key = (wish.tunable, wish.netns, wish.believed, wish.want)
+    def _is_new(self, wish: Asked, t_ns: int) -> bool:
+        key = _key(wish)
         before = self._sent.pop(key, None)
         # Events of several publishers come in no strict order, so time may seem to go back a little.
         repeated = before is not None and abs(t_ns - before) < REPEAT_NS
@@ -80,7 +84,14 @@ class Decider:
         return not repeated
 
 
-def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[tuple[AnyEvent, Sequence[Wish]]]:
+def _key(wish: Asked) -> Key:
+    if isinstance(wish, Wish):
+        return (wish.tunable, wish.netns, wish.believed, wish.want)
+    # No namespace: which one a change is in, a verdict does not say. Its number never comes back.
+    return (wish.change, -1, wish.confirm, 0)
+
+
+def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[tuple[AnyEvent, Sequence[Asked]]]:
     """Every event in its order, with the wishes that it brought about, in the order of the deciders."""
     routes: dict[type[Any], list[Decider]] = {Netns: []}
     for decider in deciders:
@@ -91,7 +102,7 @@ def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[
         if route is None:
             yield event, NO_WISHES
             continue
-        wishes: Sequence[Wish] = NO_WISHES
+        wishes: Sequence[Asked] = NO_WISHES
         for decider in route:
             more = decider.step(event)
             if more:
