@@ -91,14 +91,16 @@ ROLES = (
 class Run:
     """A supervisor in a process of its own, and what it says."""
 
-    def __init__(self, run_dir: Path, code: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any]) -> None:
+    def __init__(
+        self, run_dir: Path, code: Path, rows: Sequence[dict[str, Any]], settings: dict[str, Any], output: int | None
+    ) -> None:
         self.run_dir = run_dir
         self.output = run_dir.with_suffix(".log")
-        with self.output.open("wb") as output:
+        with self.output.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-c", DRIVER, str(run_dir), json.dumps(rows), json.dumps(settings)],
-                stdout=output,
-                stderr=output,
+                stdout=output or log,
+                stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": f"{code}:{Path(rundir.__file__).parent.parent}"},
             )
@@ -149,8 +151,8 @@ def place() -> Iterator[Path]:
 def runs(place: Path) -> Iterator[Callable[..., Run]]:
     started: list[Run] = []
 
-    def start(*rows: dict[str, Any], code: Path | None = None, **settings: Any) -> Run:
-        started.append(Run(place / "run", code or place / "code", rows or ROLES, settings))
+    def start(*rows: dict[str, Any], code: Path | None = None, output: int | None = None, **settings: Any) -> Run:
+        started.append(Run(place / "run", code or place / "code", rows or ROLES, settings, output))
         return started[-1]
 
     yield start
@@ -317,6 +319,40 @@ def test_what_a_role_prints_cannot_drive_the_terminal(runs: Callable[..., Run]) 
     assert run.stop() == 0
     assert "\x1b" not in run.text()
     assert "\x07" not in run.text()
+
+
+def test_with_nobody_left_to_read_what_it_says_roles_still_come_back(runs: Callable[..., Run]) -> None:
+    run = runs(output=subprocess.PIPE)
+    run.until(lambda: run.document()["ready"], "ready")
+    assert run.process.stdout
+    run.process.stdout.close()
+    os.kill(run.pids()["collector-x"], signal.SIGKILL)
+    run.until(lambda: run.row("collector-x")["restarts"] == 1 and run.document()["ready"], "it is back")
+    assert run.stop() == 0
+
+
+def test_stopped_for_a_while_it_blames_no_role_for_what_it_did_not_hear(runs: Callable[..., Run]) -> None:
+    run = runs(WATCHDOG_S=1.0, LATE_S=0.5)
+    run.until_said("ready in ")
+    run.process.send_signal(signal.SIGSTOP)
+    time.sleep(2.5)
+    run.process.send_signal(signal.SIGCONT)
+    time.sleep(0.5)
+    assert run.stop() == 0
+    assert "silent" not in run.text()
+
+
+def test_it_tells_its_own_service_manager_when_it_is_ready_and_when_it_stops(
+    runs: Callable[..., Run], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        manager.bind(str(place / "manager.sock"))
+        manager.settimeout(20)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(place / "manager.sock"))
+        run = runs()
+        assert manager.recv(100) == b"READY=1"
+        assert run.stop() == 0
+        assert manager.recv(100) == b"STOPPING=1"
 
 
 def test_a_oneshot_runs_again_whenever_its_daemon_has_started(runs: Callable[..., Run]) -> None:

@@ -34,6 +34,12 @@ def start_ticks(stat: Path) -> int:
     return int(stat.read_text().rpartition(")")[2].split()[19])
 
 
+def age_s() -> float:
+    """How long this process has been there, from its very start."""
+    started_s = start_ticks(Path("/proc/self/stat")) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - started_s
+
+
 def document(processes: Sequence[Process], configured_mode: str, ready: bool) -> dict[str, Any]:
     """The content of supervisor.json. t_ns (CLOCK_MONOTONIC) says how old it is."""
     return {
@@ -49,10 +55,10 @@ def document(processes: Sequence[Process], configured_mode: str, ready: bool) ->
     }
 
 
-def ready_block(processes: Sequence[Process], configured_mode: str, took_s: float) -> str:
-    """Ready: since when, in which mode, what is watched, what is not and why."""
+def ready_block(processes: Sequence[Process], configured_mode: str) -> str:
+    """Ready: how long it took, in which mode, what is watched, what is not and why."""
     daemons = [process for process in processes if process.daemon]
-    lines = [f"ready in {took_s:.2f} s: mode {mode(processes, configured_mode)}, {len(daemons)} roles"]
+    lines = [f"ready in {age_s():.2f} s: mode {mode(processes, configured_mode)}, {len(daemons)} roles"]
     for process in daemons:
         watched = gathered([process], "watched")
         lines += [f"  {process.name} watches {', '.join(watched)}"] if watched else []

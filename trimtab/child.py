@@ -47,12 +47,22 @@ def start(role: Role, arguments: Sequence[str], notify: Path) -> Child:
     """Fork `role` with its row's arguments and then `arguments`. OSError when there is no process to be had."""
     output, write_end = os.pipe2(os.O_CLOEXEC)
     parent = os.getpid()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    pid = os.fork()
-    if pid == 0:
-        _be(role, (*role.argv, *arguments), notify, (output, write_end, parent))
-    os.close(write_end)
+    for stream in (sys.stdout, sys.stderr):
+        # What waits in a buffer would be written twice. Nobody left to read it is no reason not to start.
+        with contextlib.suppress(OSError):
+            stream.flush()
+    # Until the child has its own handlers (the default ones), a signal to it would run ours, in it, and be lost.
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        pid = os.fork()
+        if pid == 0:
+            _be(role, (*role.argv, *arguments), notify, (output, write_end, parent))
+    except OSError:
+        os.close(output)
+        raise
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        os.close(write_end)
     os.set_blocking(output, False)
     return Child(pid, os.pidfd_open(pid), output)
 
@@ -92,6 +102,7 @@ def _leave_parent(role: Role, notify: Path, output: int, write_end: int) -> None
     signal.set_wakeup_fd(-1)
     for each in SIGNALS:
         signal.signal(each, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     null = os.open("/dev/null", os.O_RDONLY)
     # The pipe's reading end stays open here as descriptor 3: with the supervisor gone a line goes nowhere, rather than
     # breaking an orderly stop by EPIPE.

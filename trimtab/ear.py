@@ -1,10 +1,12 @@
-"""The receiving end of sd_notify(3): who said what, as the kernel attests it."""
+"""What the supervisor listens to: sd_notify(3) messages, as the kernel attests who sent them, and its own signals."""
 
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from bus.roles import GROUP
@@ -41,3 +43,25 @@ class Ear:
     def close(self) -> None:
         self.socket.close()
         self._path.unlink(missing_ok=True)
+
+
+class Signals:
+    """Signals as something to select(2) on. close() gives them back to whoever handled them before."""
+
+    def __init__(self, numbers: Iterable[int]) -> None:
+        self.socket, self._end = socket.socketpair()
+        self.socket.setblocking(False)
+        self._end.setblocking(False)
+        signal.set_wakeup_fd(self._end.fileno(), warn_on_full_buffer=False)
+        self._before = {number: signal.signal(number, lambda *_: None) for number in numbers}
+
+    def next(self) -> signal.Signals:
+        """The signal that made the socket readable."""
+        return signal.Signals(self.socket.recv(1)[0])
+
+    def close(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self.socket.close()
+        self._end.close()

@@ -15,8 +15,9 @@ import msgspec
 from bus import config, plugins, roles, tunables
 from bus.config import Config, ConfigError, Mode
 from bus.link import Lock
+from bus.roles import Role
 from deciders.__main__ import load
-from trimtab import reach, rundir
+from trimtab import privilege, reach, rundir
 from trimtab.supervisor import Supervisor
 
 PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.notify", "bus.schema")
@@ -56,6 +57,8 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
     rows = roles.roles(name for name, on in settings.deciders.items() if on)
     lock = Lock(run_dir / rundir.LOCK, "trimtab")
     try:
+        for line in lacking(rows):
+            say(line)
         rundir.lay_out(run_dir, rows)
         rundir.state(state_dir)
         rundir.write(run_dir / rundir.CONFIG, msgspec.json.encode(settings))
@@ -72,6 +75,17 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
         return supervisor.run()
     finally:
         lock.close()
+
+
+def lacking(rows: Sequence[Role]) -> list[str]:
+    """What roles should hold and cannot, as in a container: their rows' capabilities that this process lacks."""
+    has = privilege.held()
+    wanted = {role.name: privilege.mask(role.capabilities) & ~(has.permitted & has.bounding) for role in rows}
+    return [
+        f"{name} does without {', '.join(privilege.names(bits))}: not given here"
+        for name, bits in wanted.items()
+        if bits
+    ]
 
 
 def say(text: str) -> None:

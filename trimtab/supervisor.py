@@ -1,23 +1,22 @@
 """The foreground supervisor: one process per role, kept alive, watched, stopped in order. One loop, no thread.
 
-It speaks sd_notify(3) with the roles, so that they need not know whether it is this or systemd that runs them. A
-message counts only when the kernel says that a role's own process sent it.
+It speaks sd_notify(3) with the roles, so that they need not know whether it is this or systemd that runs them; a
+message counts only when the kernel says that a role's own process sent it. To a manager of its own it says READY, too.
 """
 
 from __future__ import annotations
 
 import selectors
 import signal
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
+from bus.notify import notify
 from bus.roles import Role
 from trimtab import announce, rundir
-from trimtab.child import SIGNALS, WATCHDOG_S
-from trimtab.ear import Ear
+from trimtab.child import WATCHDOG_S
+from trimtab.ear import Ear, Signals
 from trimtab.process import Process, ending
 
 STAGES = {"decider": 0, "loader": 0, "collector": 1, "actuator": 2}
@@ -37,14 +36,13 @@ class Supervisor:
     """Runs `roles` below run_dir (which rundir has laid out) until SIGTERM, SIGINT or SIGHUP."""
 
     def __init__(self, roles: Sequence[Role], run_dir: Path, arguments: Arguments, mode: str, say: Say) -> None:
-        notify = run_dir / rundir.NOTIFY
-        self._processes = [Process(role, arguments(role), notify) for role in roles]
-        self._run_dir = run_dir
+        address = run_dir / rundir.NOTIFY
+        self._processes = [Process(role, arguments(role), address) for role in roles]
         self._mode = mode
         self._say = say
         self._selector = selectors.DefaultSelector()
-        self._ear = Ear(notify)
-        self._wake, self._wake_end = socket.socketpair()
+        self._ear = Ear(address)
+        self._signals = Signals((signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         self._stop_s = 0.0
         self._stage = 0
         self._unclean = False
@@ -54,15 +52,17 @@ class Supervisor:
 
     def run(self) -> int:
         """Until all have ended after a stop. 0: in order; 1: something had to be killed, or failed on its way out."""
-        before = self._listen()
+        self._selector.register(self._signals.socket, selectors.EVENT_READ, self._signalled)
+        self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
         try:
             for process in self._processes:
                 if process.daemon:
                     self._start(process)
             while not self._over():
                 self._turn()
+            self._say(f"stopped in {time.monotonic() - self._stop_s:.1f} s")
         finally:
-            self._close(before)
+            self._close()
         return 1 if self._unclean else 0
 
     # --- the loop
@@ -133,8 +133,9 @@ class Supervisor:
             self._unclean = self._unclean or (process.daemon and code not in (0, -signal.SIGTERM))
         elif process.daemon:
             process.again(now_s)
-            self._say(f"{process.name}: {ending(code)}; again in {process.delay_s:g} s")
             self._drop_oneshots(process)
+            self._write()
+            self._say(f"{process.name}: {ending(code)}; again in {process.delay_s:g} s")
         else:
             self._oneshot_ended(process, code, now_s)
         self._write()
@@ -187,20 +188,13 @@ class Supervisor:
 
     # --- listening
 
-    def _listen(self) -> dict[int, Any]:
-        self._wake.setblocking(False)
-        self._wake_end.setblocking(False)
-        signal.set_wakeup_fd(self._wake_end.fileno(), warn_on_full_buffer=False)
-        self._selector.register(self._wake, selectors.EVENT_READ, self._signalled)
-        self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
-        return {number: signal.signal(number, lambda *_: None) for number in SIGNALS if number != signal.SIGCHLD}
-
     def _signalled(self) -> None:
-        number = signal.Signals(self._wake.recv(1)[0])
+        number = self._signals.next()
         if self._stop_s:
             self._say(f"{number.name}: already stopping")
             return
         self._say(f"{number.name}: stopping")
+        notify("STOPPING=1")
         self._stop_s = time.monotonic()
         for process in self._processes:
             if not process.child:
@@ -220,12 +214,14 @@ class Supervisor:
 
     def _running(self, process: Process) -> None:
         assert process.child
+        # Written before it is said: whoever reads the line finds it so.
+        self._write()
         if self._told == "ready":
             self._say(f"{process.name}: running again, pid {process.child.pid}")
         elif self._ready:
             self._told = "ready"
-            self._say(announce.ready_block(self._processes, self._mode, time.monotonic() - self._begun_s))
-        self._write()
+            self._say(announce.ready_block(self._processes, self._mode))
+            notify("READY=1")
 
     def _pass_on(self, lines: Sequence[str]) -> None:
         for line in lines:
@@ -242,12 +238,8 @@ class Supervisor:
     def _write(self) -> None:
         self._board.write(announce.document(self._processes, self._mode, self._ready))
 
-    def _close(self, before: dict[int, Any]) -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(-1)
+    def _close(self) -> None:
         self._write()
         self._selector.close()
-        self._wake.close()
-        self._wake_end.close()
         self._ear.close()
+        self._signals.close()
