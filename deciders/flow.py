@@ -1,8 +1,8 @@
 """What can be known of one TCP flow from the events about it: its rate, how noisy that is, and what limits it.
 
 Rates are taken over spans of at least one round trip (within one, arrivals come in bursts) and averaged over the last
-few, each new one weighing ALPHA. Noise is taken from the difference of neighbouring samples, so that a rate that climbs
-does not pass for a noisy one (von Neumann, 1941).
+few, each new one weighing ALPHA. Noise is taken from how far a sample lies off the line through its two predecessors,
+so that a rate that climbs does not pass for a noisy one (von Neumann's ratio, one order up).
 """
 
 from __future__ import annotations
@@ -15,13 +15,19 @@ ALPHA = 0.3
 SPREAD = ALPHA / (2 - ALPHA)
 """Variance of such an average, relative to that of one sample."""
 NOISE_ALPHA = 0.1
-NOISE_CLIP = 0.3
+NOISE_CLIP = 0.5
 """A jump beyond this share is a change, not noise."""
+LINE_VARIANCE = 6
+"""Variance of x - 2y + z, relative to that of one."""
+BASE_CREEP = 0.0005
+"""The base round trip forgets: a route that is longer now is believed after some minutes."""
 SPAN_MIN_NS = 50_000_000
 SPAN_MAX_NS = 2_000_000_000
 """Events further apart do not belong together."""
 SAMPLES_MIN = 3
 """An average of fewer says nothing."""
+
+ALL = -1
 
 
 class Flow(Struct, gc=False):
@@ -36,11 +42,17 @@ class Flow(Struct, gc=False):
     samples: int = 0
     rate: float = 0.0
     last_rate: float = 0.0
+    last_change: float = 0.0
     noise2: float = 0.0025
     """Variance of one sample, relative to the rate; 5 % deviation until measured."""
     used: float = 0.0
-    """How much the limit was felt: share of the window in use, or share of time that the send buffer held it back."""
+    """What the flow would have on its way without any queue, as a share of what the limit lets it have."""
     rtt_us: float = 0.0
+    last_used: float = 0.0
+    record: int = 0
+    """The most bytes in one round trip, in the kernel's own count, at the last sample."""
+    base_rtt_us: float = 0.0
+    """The least that the averaged round trip has been: what is above it is a queue. 0: not known yet."""
     judged_rate: float = 0.0
     """The rate at which more room was found not to help; 0: not found so."""
 
@@ -58,22 +70,40 @@ def begin(flow: Flow, epoch: int, t_ns: int, total: int) -> None:
     flow.epoch, flow.t_ns, flow.total, flow.window, flow.samples = epoch, t_ns, total, 0, 0
 
 
-def add(flow: Flow, t_ns: int, total: int, rtt_us: int, used: float) -> None:
-    """End the span at t_ns and average it in. used: see Flow.used."""
+def add(flow: Flow, t_ns: int, total: int, rtt_us: int, held: int) -> None:
+    """End the span at t_ns and average it in. held: bytes that the limit lets be under way; 0 where it is not felt.
+
+    held=ALL: the limit is felt, and what it allows is under way, however much that is.
+    """
     rate = (total - flow.total) * 1e9 / (t_ns - flow.t_ns)
+    rtt = float(rtt_us)
+    base = min(rtt, flow.base_rtt_us or rtt)
+    if held == ALL:
+        used = base / rtt
+    else:
+        used = rate * base / (held * 1e6) if held else 0.0
     flow.t_ns, flow.total, flow.window = t_ns, total, 0
     flow.samples += 1
     if flow.samples == 1:
-        flow.rate, flow.used, flow.rtt_us = rate, used, float(rtt_us)
+        flow.rate, flow.used, flow.rtt_us = rate, used, rtt
     else:
         alpha = max(ALPHA, 1 / flow.samples)
         flow.rate += alpha * (rate - flow.rate)
         flow.used += alpha * (used - flow.used)
-        flow.rtt_us += alpha * (rtt_us - flow.rtt_us)
-        if flow.rate > 0:
-            change = min(NOISE_CLIP, abs(rate - flow.last_rate) / flow.rate)
-            flow.noise2 += NOISE_ALPHA * (change * change / 2 - flow.noise2)
-    flow.last_rate = rate
+        flow.rtt_us += alpha * (rtt - flow.rtt_us)
+        _noise(flow, rate)
+    flow.last_rate, flow.last_used = rate, used
+    if flow.samples >= SAMPLES_MIN:
+        base = flow.base_rtt_us or flow.rtt_us
+        flow.base_rtt_us = min(flow.rtt_us, base + BASE_CREEP * (flow.rtt_us - base))
+
+
+def _noise(flow: Flow, rate: float) -> None:
+    change = rate - flow.last_rate
+    if flow.samples > 2 and flow.rate > 0:
+        off = min(NOISE_CLIP, abs(change - flow.last_change) / flow.rate)
+        flow.noise2 += NOISE_ALPHA * (off * off / LINE_VARIANCE - flow.noise2)
+    flow.last_change = change
 
 
 def before(flow: Flow) -> Before:

@@ -31,7 +31,7 @@ class Limit(Struct):
 
 
 def learn(limit: Limit, value: int, t_ns: int) -> bool:
-    """The value at t_ns; True when that is news. Events of several publishers come in no strict order: the newest holds."""
+    """The value at t_ns; True when that is news. Publishers are not in step with each other: the newest holds."""
     if t_ns < limit.t_ns:
         return False
     changed = value != limit.value

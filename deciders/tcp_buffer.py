@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders.flow import SPAN_MAX_NS, SPAN_MIN_NS, Flow, add, begin
+from deciders.flow import ALL, SAMPLES_MIN, SPAN_MAX_NS, SPAN_MIN_NS, Flow, add, begin
 from deciders.limit import answered, bounds
 from deciders.tcp_growth import Knob, Policy, Sample, SocketEvent, come_down, go_back, learn_limit, weigh
 
@@ -25,6 +25,10 @@ TOPICS = (TcpRcvBuf, TcpSndBuf, Value, Outcome, Netns, Probe)
 
 DEAF_NS = 60_000_000_000
 """A probe unheard of for longer says nothing of what was needed in between."""
+SLOW_START = 6
+"""A flow that has received less than so many times what came in its last round trip is in slow start; ..."""
+ACCELERATES = 1.25
+"""... while that has grown by this factor since the last sample (it doubles each round trip)."""
 WSCALE_FULL = 0.9
 """A window at this share of 65535 << wscale is as large as it gets (RFC 7323, section 2.2)."""
 WSCALE_MAX = 14
@@ -32,6 +36,11 @@ READS = 0.5
 """A window below this share of the clamp: the application is slow to read, and more room would hold more unread."""
 SNDBUF_LIMITED = 3
 """TCP_CHRONO_SNDBUF_LIMITED, include/linux/tcp.h."""
+FULL = 0.6
+ON_ITS_WAY = 0.6
+"""Of the memory charged to the buffer; the rest is overhead, or data that waits to be paced out."""
+FREE = 0.85
+"""Below this share of the congestion window, or of the peer's, that is not what limits."""
 IN_USE = 0.4
 FLOWS_MAX = 4096
 KNOBS_MAX = 4096
@@ -82,11 +91,33 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us or not window:
         return ()
     reads = window >= READS * event.window_clamp_bytes
-    add(flow, t_ns, total, rtt_us, (total - flow.total) * rtt_us * 1000 / (span_ns * window) if reads else 0.0)
+    # What the window can become when the buffer has grown to the limit.
+    largest = window * max(event.limit_bytes, event.rcvbuf_bytes) // max(event.rcvbuf_bytes, 1)
+    add(flow, t_ns, total, rtt_us, largest if reads else 0)
     widest = 65535 << min(event.wscale, WSCALE_MAX)
     scale_bytes = 2 * widest if event.rcv_wnd_bytes >= WSCALE_FULL * widest else 0
-    limiting = flow.used >= policy.window_used and event.rcvbuf_bytes >= policy.near * event.limit_bytes
-    return weigh(policy, knob, Sample(event, flow, limiting, scale_bytes))
+    near = event.rcvbuf_bytes >= policy.near * event.limit_bytes
+    limiting = _fills(policy, flow, event, largest) and near and reads
+    return weigh(
+        policy,
+        knob,
+        Sample(event, flow, event.rcvbuf_bytes, event.copied_per_rtt_bytes, limiting, scale_bytes),
+    )
+
+
+def _fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
+    """Whether the flow fills the largest window that the limit allows, or is about to.
+
+    Early matters: the kernel enlarges a receive buffer only when more is copied in a round trip than ever before
+    (tcp_rcv_space_adjust), so a flow that has stayed at its limit for long seldom takes what a raised limit allows.
+    """
+    least, record, before = policy.window_used * largest, event.copied_per_rtt_bytes, flow.record
+    flow.record = record
+    if event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0:
+        return record * min(2.0, record / before) >= least
+    if flow.samples >= SAMPLES_MIN:
+        return flow.used >= policy.window_used
+    return flow.last_used >= policy.window_used and record >= least
 
 
 def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
@@ -101,9 +132,25 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     span_ns = t_ns - flow.t_ns
     if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us:
         return ()
-    add(flow, t_ns, total, rtt_us, 1.0 if event.limited_by == SNDBUF_LIMITED else 0.0)
-    limiting = flow.used >= policy.send_held and event.sndbuf_bytes >= policy.near * event.limit_bytes
-    return weigh(policy, knob, Sample(event, flow, limiting, 0))
+    add(flow, t_ns, total, rtt_us, ALL if _held_back(event) else 0)
+    sure = flow.samples >= SAMPLES_MIN
+    limiting = sure and flow.used >= policy.send_used and event.sndbuf_bytes >= policy.near * event.limit_bytes
+    return weigh(policy, knob, Sample(event, flow, event.sndbuf_bytes, 0, limiting, 0))
+
+
+def _held_back(event: TcpSndBuf) -> bool:
+    """Whether the send buffer, and neither the network nor the peer, keeps there from being more in flight.
+
+    The kernel's own word is true but short: between an ACK and the sender's next write it says "busy". So: the buffer
+    is full (a sender is woken at two thirds, sk_stream_is_writeable), and what fills it is on its way.
+    """
+    in_flight = event.in_flight_packets * event.mss_bytes
+    return event.limited_by == SNDBUF_LIMITED or (
+        event.queued_bytes >= FULL * event.sndbuf_bytes
+        and in_flight >= ON_ITS_WAY * event.queued_bytes
+        and event.in_flight_packets < FREE * event.cwnd_packets
+        and in_flight < FREE * event.snd_wnd_bytes
+    )
 
 
 def _seen(side: Side, event: SocketEvent, buffer_bytes: int) -> Knob:

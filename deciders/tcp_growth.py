@@ -5,6 +5,7 @@ A step upwards is a trial on the flow that asked for it. It ends with one of
   none    not within the soak: two such steps, and growth rests; at most `steps_without_gain` in all
   queue   no faster, but its round trips grew longer: the room holds only a queue, so the step is taken back
   silent  the flow has ended: counts like none
+  untaken the flow's buffer did not grow: nothing has been tried
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from deciders.limit import Limit, learn, may
 
 SECOND_NS = 1_000_000_000
 VALID_NS = SECOND_NS
-SPACING_NS = 250_000_000
+SPACING_NS = 100_000_000
 """Between two changes of one limit; the row's cool-down is a little less."""
 LOST_NS = 2 * SECOND_NS
 """A flow of which nothing is heard for so long after its soak has ended."""
@@ -41,12 +42,12 @@ SocketEvent = TcpRcvBuf | TcpSndBuf
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """Settings, `policy.tcp_buffer` in the configuration."""
 
-    near: Annotated[float, Meta(gt=0, le=1)] = 0.75
+    near: Annotated[float, Meta(gt=0, le=1)] = 0.6
     """A buffer of so much of the limit is near it."""
-    window_used: Annotated[float, Meta(gt=0, le=1)] = 0.7
-    """A receive window used to this share, on average, is what limits the flow."""
-    send_held: Annotated[float, Meta(gt=0, le=1)] = 0.5
-    """A send buffer that held the flow back in this share of the samples is what limits it."""
+    window_used: Annotated[float, Meta(gt=0, le=1)] = 0.6
+    """A receive limit holds a flow back when the flow, without any queue, would use so much of the largest window."""
+    send_used: Annotated[float, Meta(gt=0, le=1)] = 0.8
+    """The same of a send limit and the bytes in flight. A receive limit has to be ahead, see tcp_buffer._fills."""
     factor: Annotated[float, Meta(gt=1, le=1.5)] = 1.5
     """One step."""
     gain: Annotated[float, Meta(gt=0, le=1)] = 0.12
@@ -70,9 +71,13 @@ class Trial(Struct, gc=False):
     socket: int
     old: int
     new: int
+    buffer_bytes: int
+    record_bytes: int
     before: Before
     soak_ns: int
     end_ns: int = 0
+    taken: bool = False
+    """The flow's buffer has grown. A receiver's does only when it copies more in a round trip than ever before."""
 
 
 class Knob(Limit, kw_only=True):
@@ -103,6 +108,9 @@ class Sample(Struct, gc=False):
 
     event: SocketEvent
     flow: Flow
+    buffer_bytes: int
+    record_bytes: int
+    """The most that was copied in one round trip, as the kernel measured it; 0 where it does not."""
     limiting: bool
     """This limit is what holds the flow back."""
     scale_bytes: int
@@ -134,16 +142,14 @@ def weigh(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
         return go_back(knob, sample.event)
     trial = knob.trial
     if trial is not None:
-        verdict = _judge(policy, trial, sample)
+        verdict = _judge(policy, knob, trial, sample)
         if verdict == "open":
             return ()
         knob.trial = None
         if verdict == "queue":
             return _take_back(policy, knob, trial, sample)
         _note(policy, knob, sample, verdict)
-    if not sample.limiting or sample.flow.samples < SAMPLES_MIN:
-        return ()
-    return _grow(policy, knob, sample)
+    return _grow(policy, knob, sample) if sample.limiting else ()
 
 
 def go_back(knob: Knob, event: SocketEvent | Value) -> Sequence[Wish]:
@@ -166,21 +172,30 @@ def come_down(policy: Policy, knob: Knob, event: Value) -> Sequence[Wish]:
     return (_wish(knob, want, f"{why}; back towards {knob.original}", event, {}),)
 
 
-def _judge(policy: Policy, trial: Trial, sample: Sample) -> str:
+def _judge(policy: Policy, knob: Knob, trial: Trial, sample: Sample) -> str:
     flow, event = sample.flow, sample.event
     if event.socket != trial.socket:
         return "silent" if event.t_ns > trial.end_ns + LOST_NS else "open"
+    if not trial.taken and sample.buffer_bytes > trial.buffer_bytes:
+        trial.taken, trial.end_ns, flow.samples = True, event.t_ns + trial.soak_ns, 0
+    if not trial.taken:
+        return "open" if event.t_ns < knob.changed_ns + SPACING_NS else "untaken"
+    rose = flow.rtt_us > max(trial.before.rtt_us * RTT_ROSE, trial.before.rtt_us + RTT_ROSE_US)
     if gained(flow, trial.before, policy.gain, policy.sigmas):
+        return "gain"
+    copied_more = sample.record_bytes > trial.record_bytes * (1 + policy.gain)
+    if copied_more and flow.last_rate > trial.before.rate * (1 + policy.gain) and not rose:
         return "gain"
     if event.t_ns < trial.end_ns or flow.samples < SAMPLES_MIN:
         return "open"
-    rose = flow.rtt_us > max(trial.before.rtt_us * RTT_ROSE, trial.before.rtt_us + RTT_ROSE_US)
-    return "queue" if rose else "none"
+    # A little faster is not enough to go on, but too much to lose.
+    return "queue" if rose and flow.rate < trial.before.rate * (1 + policy.gain / 2) else "none"
 
 
 def _note(policy: Policy, knob: Knob, sample: Sample, verdict: str) -> None:
     if verdict == "gain":
         _helped(knob, sample.flow)
+    if verdict in ("gain", "untaken"):
         return
     if verdict == "none":
         sample.flow.judged_rate = sample.flow.rate
@@ -230,7 +245,7 @@ def _grow(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
         return ()
     # A flow whose window is as large as its scale allows cannot gain by more; connections to come can.
     soak_ns = max(int(policy.soak_s * SECOND_NS), int(SOAK_ROUNDS * flow.rtt_us * 1000))
-    trial = Trial(event.socket, limit, want, before(flow), soak_ns)
+    trial = Trial(event.socket, limit, want, sample.buffer_bytes, sample.record_bytes, before(flow), soak_ns)
     knob.wished = None if sample.scale_bytes else trial
     return (_wish(knob, want, _why(knob, sample), event, _evidence(sample)),)
 
@@ -240,7 +255,7 @@ def _why(knob: Knob, sample: Sample) -> str:
     text = f"{knob.noun} of port {min(event.sport, event.dport)} full at {knob.value} bytes: "
     text += f"{_mbit(flow.rate)} at {flow.rtt_us / 1000:.1f} ms; "
     if isinstance(event, TcpSndBuf):
-        return f"{text}the send buffer held it back in {flow.used:.0%} of the time"
+        return f"{text}the send buffer is the limit"
     if sample.scale_bytes:
         return f"{text}as large as its scale of {event.wscale} allows, so only new connections can use more"
     return f"{text}the window is the limit"
@@ -254,6 +269,7 @@ def _evidence(sample: Sample) -> Evidence:
         "dport": event.dport,
         "kbit_s": _kbit(flow.rate),
         "rtt_us": int(flow.rtt_us),
+        "base_rtt_us": int(flow.base_rtt_us),
         "used_percent": int(flow.used * 100),
         "noise_percent": int(sqrt(flow.noise2) * 100),
         "limit_bytes": event.limit_bytes,
