@@ -19,9 +19,9 @@ from trimtab.instance import Instance
 from trimtab.lab import Lab, NetNs, Plan, Way
 
 SCHEMA = "trimtab.demo/v1"
-PATH = Way(delay_ms=20, rate_mbit=400, queue_kib=2048)
+PATH = Way(delay_ms=20, rate_mbit=400, queue_kib=4096)
 """Both ways. The rate is far below what the relay can move, so that the network is the limit and not the processor; the
-queue is about what the path itself holds (rate times round trip)."""
+queue is about twice what the path itself holds (rate times round trip)."""
 ROUND_TRIP_MS = int(2 * PATH.delay_ms)
 LIMIT_BYTES = 256 << 10
 BY_HAND_BYTES = 16 << 20
@@ -56,6 +56,10 @@ class Stage:
     """tunable -> bytes at the end: the sender's tcp_wmem[2], the receiver's tcp_rmem[2]."""
 
 
+class MeddlingError(OSError):
+    """Somebody else changes limits in the demo's namespaces, so that it can show nothing."""
+
+
 def show(seconds: float, as_json: bool) -> int:
     """Run the demo, with `seconds` of transfers in all, and print it. OSError when something fails."""
     for number in (signal.SIGTERM, signal.SIGHUP):
@@ -63,9 +67,14 @@ def show(seconds: float, as_json: bool) -> int:
     with View(as_json) as view, Lab() as lab:
         view.begin(PATH, LIMIT_BYTES)
         ends = _joined(lab, LIMIT_BYTES)
-        stages = [_with_trimtab(view, lab, ends, mode, SHARES[mode] * seconds) for mode in ("advise", "enforce")]
-        view.put_back(all(_limit(netns, key) == LIMIT_BYTES for netns in ends for key in LIMITS), LIMIT_BYTES)
-        stages.append(_by_hand(view, lab, SHARES["by hand"] * seconds))
+        stages = [_with_trimtab(view, lab, ends, "advise", seconds)]
+        if not _untouched(ends):
+            raise MeddlingError(
+                "something else changes TCP limits in all namespaces (a second trimtab?): stop it first"
+            )
+        stages.append(_with_trimtab(view, lab, ends, "enforce", seconds))
+        view.put_back(_untouched(ends), LIMIT_BYTES)
+        stages.append(_by_hand(view, lab, seconds))
         view.report(stages)
     if as_json:
         view.document(document(stages))
@@ -125,17 +134,21 @@ def _limit(netns: NetNs, key: str) -> int:
     return int(netns.sysctl(key).split()[2])
 
 
+def _untouched(ends: tuple[NetNs, NetNs]) -> bool:
+    return all(_limit(netns, key) == LIMIT_BYTES for netns in ends for key in LIMITS)
+
+
 def _with_trimtab(view: View, lab: Lab, ends: tuple[NetNs, NetNs], mode: str, seconds: float) -> Stage:
     view.stage(mode)
     with Instance(mode, DECIDER, [netns.cookie for netns in ends]) as trimtab:
         trimtab.wait_ready()
-        return _transfer(view, lab, ends, (mode, seconds), trimtab)
+        return _transfer(view, lab, ends, (mode, SHARES[mode] * seconds), trimtab)
 
 
 def _by_hand(view: View, lab: Lab, seconds: float) -> Stage:
     view.stage("by hand")
     # Fresh namespaces, so that nothing of what came before (TCP's memory of the path, say) can matter.
-    return _transfer(view, lab, _joined(lab, BY_HAND_BYTES), ("by hand", seconds), None)
+    return _transfer(view, lab, _joined(lab, BY_HAND_BYTES), ("by hand", SHARES["by hand"] * seconds), None)
 
 
 def _transfer(

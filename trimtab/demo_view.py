@@ -41,8 +41,10 @@ class View:
     def __enter__(self) -> View:
         return self
 
-    def __exit__(self, *exception: object) -> None:
+    def __exit__(self, kind: object, *exception: object) -> None:
         self._still()
+        if kind in (KeyboardInterrupt, SystemExit):
+            self._say("stopped early; nothing is left behind")
 
     def begin(self, path: Way, limit_bytes: int) -> None:
         """The scene."""
