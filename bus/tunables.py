@@ -86,7 +86,8 @@ def _tcp_buffer(name: str, what: str) -> Tunable:
         high=512 << 20,
         ram_share=64,
         step=0.5,
-        cooldown_s=0.2,
+        # Sockets are heard of every 100 ms; a flow that waits at its limit for longer seldom takes a raised one.
+        cooldown_s=0.1,
         per_hour=120,
         unit="bytes",
         scope="netns",
