@@ -56,6 +56,11 @@ class Instance:
             raise InstanceError("there is no place for trimtab's files")
         self._log = (self.folder / "log").open("rb")
 
+    @property
+    def keeper_pid(self) -> int:
+        """The process between us and it."""
+        return self._keeper.pid
+
     def __enter__(self) -> Instance:
         return self
 

@@ -1,0 +1,257 @@
+"""The demo as a user starts it, and that nothing of it stays, whatever ends it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from actuators.records import Change
+from trimtab import demo, demo_view
+from trimtab.demo import LIMIT_BYTES, PATH, Stage
+from trimtab.demo_view import View
+from trimtab.instance import PLACES, Instance, InstanceError
+from trimtab.lab import Lab
+
+TIMEOUT_S = 30.0
+TRIMTAB = [sys.executable, "-I", "-m", "trimtab"]
+
+
+def eventually(condition: Callable[[], bool], what: str) -> None:
+    deadline_s = time.monotonic() + TIMEOUT_S
+    while not condition():
+        assert time.monotonic() < deadline_s, f"not within {TIMEOUT_S:.0f} s: {what}"
+        time.sleep(0.05)
+
+
+def folders() -> set[Path]:
+    return {path for place in PLACES for path in Path(place).glob("trimtab-demo-*")}
+
+
+def running(folder: Path) -> list[str]:
+    """The other processes that have to do with that directory: all of trimtab's have it in their command or files."""
+    return [process.name for process in Path("/proc").glob("[0-9]*") if str(folder) in _traces(process)]
+
+
+def _traces(process: Path) -> str:
+    found = []
+    if process.name != str(os.getpid()):
+        with contextlib.suppress(OSError):
+            found.append((process / "cmdline").read_bytes().decode())
+        for fd in process.glob("fd/*"):
+            with contextlib.suppress(OSError):
+                found.append(os.readlink(fd))
+    return "\n".join(found)
+
+
+def sysctls() -> dict[str, str]:
+    """The host's own TCP limits."""
+    return {key: Path("/proc/sys/net/ipv4", key).read_text() for key in ("tcp_rmem", "tcp_wmem")}
+
+
+def change(**given: Any) -> Change:
+    fields: dict[str, Any] = dict.fromkeys(Change.__struct_fields__, 0)
+    words = {"boot_id": "b", "scope": "netns", "netns_name": "", "decider": "tcp_buffer", "detail": "", "advice": ""}
+    return Change(**fields | words | {"evidence": {}, "tai_known": True} | given)
+
+
+@pytest.mark.system
+def test_the_demo_shows_the_gain_and_touches_nothing_of_the_hosts() -> None:
+    before = sysctls(), folders(), sorted(os.listdir("/sys/class/net"))
+    done = subprocess.run([*TRIMTAB, "demo", "--seconds", "16", "--json"], capture_output=True, text=True, timeout=100)
+    assert done.returncode == 0, done.stderr
+    assert (sysctls(), folders(), sorted(os.listdir("/sys/class/net"))) == before
+    figures = json.loads(done.stdout)
+    advise, enforce, by_hand = figures["stages"]
+    # What a window of 256 KiB lets pass in 40 ms, and what the path does.
+    assert 0 < figures["before_mbit"] < LIMIT_BYTES * 8 / 0.040 / 1e6
+    assert figures["before_mbit"] * 3 < figures["by_hand_mbit"] < 1.05 * PATH.rate_mbit
+    assert figures["gain"] > 1.2
+    assert {row["state"] for row in advise["changes"]} == {"advised"}
+    assert set(advise["limits"].values()) == {LIMIT_BYTES}
+    assert {row["tunable"] for row in enforce["changes"]} == {"net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"}
+    assert all(row["why"] and row["state"] == "trial" for row in enforce["changes"])
+    assert min(enforce["limits"].values()) > LIMIT_BYTES
+    assert by_hand["changes"] == []
+    for words in ("[1/3]", "would set", "[2/3]", ": set net.ipv4.", "Mbit/s", "put both limits back", "x before"):
+        assert words in done.stderr
+    assert "\x1b" not in done.stderr
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(("how", "code"), [("SIGKILL", -9), ("SIGINT", 130), ("SIGTERM", 143), ("SIGHUP", 129)])
+def test_nothing_of_the_demo_is_left_when_it_is_ended_early(how: str, code: int) -> None:
+    before = folders()
+    argv = [*TRIMTAB, "demo", "--seconds", "100"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        assert process.stdout is not None
+        while "would set" not in process.stdout.readline():
+            assert process.poll() is None
+        (folder,) = folders() - before
+        assert len(running(folder)) >= 5
+        process.send_signal(signal.Signals[how])
+        last = process.stdout.read()
+    assert process.returncode == code
+    assert ("nothing is left behind" in last) == (how != "SIGKILL")
+    eventually(lambda: not folder.exists(), "its directory goes")
+    eventually(lambda: not running(folder), "its processes end")
+
+
+@pytest.mark.system
+def test_an_instance_gets_ready_and_takes_its_directory_along() -> None:
+    with Lab() as lab, Instance("observe", "tcp_buffer", [lab.netns().cookie]) as trimtab:
+        trimtab.wait_ready()
+        assert json.loads((trimtab.folder / "run" / "supervisor.json").read_bytes())["mode"] == "observe"
+        assert trimtab.changes() == []
+        assert len(running(trimtab.folder)) >= 5
+    assert not trimtab.folder.exists()
+    assert not running(trimtab.folder)
+
+
+@pytest.mark.system
+def test_trimtab_stops_in_order_also_when_its_keeper_is_killed() -> None:
+    with Lab() as lab:
+        trimtab = Instance("observe", "tcp_buffer", [lab.netns().cookie])
+        try:
+            trimtab.wait_ready()
+            os.kill(trimtab.keeper_pid, signal.SIGKILL)
+            eventually(lambda: not running(trimtab.folder), "all of it ends")
+            assert "SIGTERM: stopping" in (trimtab.folder / "log").read_text()
+            with pytest.raises(InstanceError, match="has ended"):
+                trimtab.changes()
+        finally:
+            trimtab.stop()
+            subprocess.run(["rm", "-r", str(trimtab.folder)], check=True)
+
+
+@pytest.mark.system
+def test_nothing_of_an_instance_is_left_when_its_supervisor_is_killed() -> None:
+    with Lab() as lab, Instance("observe", "tcp_buffer", [lab.netns().cookie]) as trimtab:
+        trimtab.wait_ready()
+        os.kill(json.loads((trimtab.folder / "run" / "supervisor.json").read_bytes())["pid"], signal.SIGKILL)
+        eventually(lambda: not trimtab.folder.exists(), "its directory goes")
+        assert not running(trimtab.folder)
+        with pytest.raises(InstanceError, match="has ended"):
+            trimtab.changes()
+
+
+@pytest.mark.system
+def test_a_trimtab_that_does_not_start_is_reported_with_its_last_words() -> None:
+    with Instance("observe", "no_such_decider", [1]) as trimtab, pytest.raises(InstanceError, match="no_such_decider"):
+        trimtab.wait_ready()
+    assert not trimtab.folder.exists()
+
+
+class Meddler:
+    """Stands in for trimtab in advise; changes limits all the same, as a second instance would."""
+
+    lab: Lab
+
+    def __init__(self, mode: str, decider: str, cookies: Sequence[int]) -> None:
+        self.cookies = cookies
+
+    def __enter__(self) -> Meddler:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def wait_ready(self) -> None:
+        pass
+
+    def changes(self) -> list[Change]:
+        return []
+
+
+@pytest.mark.system
+def test_the_demo_stops_when_somebody_else_changes_its_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    joined = demo._joined
+    ends: list[Any] = []
+
+    def spied(lab: Lab, limit_bytes: int) -> Any:
+        ends.extend(joined(lab, limit_bytes))
+        return tuple(ends)
+
+    def meddle(self: Meddler) -> None:
+        ends[0].sysctl("net.ipv4.tcp_wmem", "4096 16384 524288")
+
+    monkeypatch.setattr(demo, "_joined", spied)
+    monkeypatch.setattr(demo, "Instance", Meddler)
+    monkeypatch.setattr(Meddler, "wait_ready", meddle)
+    monkeypatch.setattr(signal, "signal", lambda *_: None)
+    with pytest.raises(demo.MeddlingError):
+        demo.show(2, True)
+
+
+def limits(wmem: int, rmem: int) -> dict[str, int]:
+    return {"net.ipv4.tcp_wmem[2]": wmem, "net.ipv4.tcp_rmem[2]": rmem}
+
+
+STAGES = [
+    Stage("advise", 8, 100.0, 33.0, [(1.0, 33.0)], [], limits(1 << 18, 1 << 18)),
+    Stage(
+        "enforce", 22, 200.0, 396.0, [(1.0, 33.0), (9.0, 396.0)],
+        [change(t_ns=202_500_000_000, tunable="net.ipv4.tcp_rmem[2]", netns=7, old=1, new=2, why="w", state="trial")],
+        limits(5 << 20, 1500),
+    ),
+    Stage("by hand", 10, 300.0, 400.0, [(1.0, 400.0)], [], limits(16 << 20, 16 << 20)),
+]  # fmt: skip
+
+
+def test_the_figures_compare_with_before_and_with_by_hand() -> None:
+    figures = demo.document(STAGES)
+    assert (figures["gain"], figures["share_of_by_hand"]) == (12.0, 0.99)
+    assert figures["stages"][1]["changes"][0]["after_s"] == 2.5
+
+
+def test_figures_without_anything_to_compare_with_are_left_out() -> None:
+    nothing = [Stage(name, 1, 0.0, 0.0, []) for name in ("advise", "enforce", "by hand")]
+    figures = demo.document(nothing)
+    assert (figures["gain"], figures["share_of_by_hand"]) == (None, None)
+    assert demo_view.ratios(1.0, 0.0, 0.0) == ("", "")
+
+
+def shown(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
+    file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+    monkeypatch.setattr(
+        demo_view, "Console", lambda **options: Console(file=file, width=80, **options | {"stderr": False})
+    )
+    with View(as_json=False) as view:
+        view.begin(PATH, LIMIT_BYTES)
+        view.stage("enforce")
+        for at_s in (0.5, 1.0, 2.5, 3.0):
+            view.sample(at_s, 8.0, 33.0)
+        view.change(change(tunable="k", old=LIMIT_BYTES, new=3 << 19, why="full " * 30, state="trial"), 1.0, "sender")
+        view.change(change(tunable="k", old=3 << 19, new=LIMIT_BYTES, why="queue", state="ceded"), 2.0, "sender")
+        view.put_back(False, LIMIT_BYTES)
+        view.report(STAGES)
+    file.seek(0)
+    return file.read()
+
+
+def test_a_pipe_gets_whole_lines_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = shown(monkeypatch, "utf-8")
+    assert "\x1b" not in text
+    assert "  1.0 s sender: set k 256 KiB -> 1.5 MiB: " + "full " * 30 in text
+    assert "  2.0 s sender: ceded k 1.5 MiB -> 256 KiB: queue\n" in text
+    # One line of progress in two seconds.
+    assert text.count(" s of 8 ") == 1
+    assert "not put back" in text
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("with trimtab")]
+    assert row == "with trimtab 5 MiB 1.465 KiB 396.0 12.0 99%".split()
+
+
+def test_where_only_ascii_is_to_be_had_the_plot_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "    400|" in shown(monkeypatch, "ascii")
+    assert "    400│" in shown(monkeypatch, "utf-8")
