@@ -88,7 +88,7 @@ class Mounts:
         return self._epoll.fileno()
 
     def clear(self) -> None:
-        """Seen."""
+        """Seen. The poll that told of it has cleared it already where polling an epoll asks the file itself."""
         self._epoll.poll(0)
 
     def close(self) -> None:

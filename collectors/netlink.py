@@ -55,7 +55,8 @@ class NetlinkSource:
         if soon_ns >= self._scan_ns:
             gone, took_ns = self._census.scan(t_ns)
             events += gone
-            self._scan_ns = t_ns + max(SCAN_NS, took_ns * SCAN_SHARE)
+            # Whole periods, so that scans and visits share their wake-ups.
+            self._scan_ns = t_ns + max(1, -(-took_ns * SCAN_SHARE // SCAN_NS)) * SCAN_NS
             self._mount_ns = t_ns + max(MOUNT_NS, took_ns * MOUNT_SHARE)
             self._visit_ns = t_ns
         if soon_ns >= self._visit_ns:

@@ -79,9 +79,11 @@ class Fake:
         self.error: OSError | None = None
         self.said = Status(["a"], [])
         self.calls: list[frozenset[int]] = []
+        self.asked = 0
         self.events: list[AnyEvent] = []
 
     def descriptors(self) -> Sequence[int]:
+        self.asked += 1
         return self.fds
 
     def collect(self, t_ns: int, readable: frozenset[int]) -> list[AnyEvent]:
@@ -219,6 +221,7 @@ def test_a_source_that_fails_is_left_alone_for_a_while_and_then_asked_again(
         assert manager.status()["missing"] == ["collector-x: [Errno 5] Input/output error"]
         manager.hear("STATUS=", 3)
         assert len(source.calls) <= 4
+        assert source.asked <= 8
         source.error = None
         until(lambda: frozenset({read}) in source.calls)
         nth = 4

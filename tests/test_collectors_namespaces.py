@@ -271,6 +271,16 @@ def test_one_that_refuses_is_missing_with_the_reason_and_tried_seldom(
     assert census.missing() == []
 
 
+def test_who_may_enter_none_does_not_try_each_one(named: Callable[[str], str], monkeypatch: pytest.MonkeyPatch) -> None:
+    named("a")
+    monkeypatch.setattr(namespaces, "_no_entry", lambda: "setns: no")
+    visited, census = Visited(monkeypatch), Census()
+    census.scan(0)
+    assert [event.name for event in census.visit(0) if isinstance(event, Netns)] == [netns.HOST]
+    assert visited.paths == []
+    assert census.missing() == ["other network namespaces: setns: no"]
+
+
 def test_ones_own_that_cannot_be_read_is_no_crash(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse() -> None:
         raise PermissionError(13, "Permission denied")
