@@ -101,6 +101,7 @@ def test_a_name_says_the_sysctl_its_file_and_the_index(name: str, sysctl: str, p
         "net.x[-1]",
         "net.x[1][2]",
         "net.x y",
+        "net.x\n",
     ],
 )
 def test_a_name_that_is_no_sysctl_is_no_row(name: str) -> None:
