@@ -1,0 +1,333 @@
+"""The guard: watches every change on trial, and says whether it may stay or must go. Owns no tunable.
+
+The signals that the changed tunable's row names (deciders.signals) are compared with what they were before the change
+(deciders.series): a regression puts the change back (deciders.trials says when and which), a soak without one confirms
+it. Time is that of Ticks, and counts only while the signals are heard: events that are lost, late, doubled or out of
+order only delay. A verdict is repeated each second until an Outcome tells that it was carried out.
+
+Steps of one key that follow each other closely are each a trial, but have one baseline, that of the first: the later
+ones began in the midst of what the first ones did.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from msgspec import Struct
+
+from bus.schema import (
+    VERSION,
+    Counters,
+    Host,
+    NeighTable,
+    Netns,
+    Outcome,
+    TcpRcvBuf,
+    TcpSndBuf,
+    Tick,
+    Trial,
+    Verdict,
+)
+from deciders.samples import Flows, FlowSample
+from deciders.series import SECOND_NS, Baseline, Series, Window, before, begin, close_bin, long_before, record, tick
+from deciders.signals import BY_NAME, BY_TOPIC, ROWS, SPEED_ROW, place
+from deciders.trials import (
+    Case,
+    Decision,
+    Key,
+    Policy,
+    Speed,
+    Watch,
+    confirmation,
+    in_streak,
+    judge,
+    regression,
+    speed_of,
+    to_blame,
+    unmeasured,
+)
+
+__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+
+NAME = "guard"
+TOPICS = (Tick, Trial, Outcome, Netns, Host, Counters, NeighTable, TcpSndBuf, TcpRcvBuf)
+
+VALID_NS = 3 * SECOND_NS
+TICK_MAX_NS = 2 * SECOND_NS
+"""A second that took longer was not all watched."""
+HEARD_NS = 10 * SECOND_NS
+"""What was read so lately is heard."""
+SEEN_NS = 15 * SECOND_NS
+"""The actuator names each trial every few seconds; of one unheard of for longer nothing is said."""
+FORGET_NS = 300 * SECOND_NS
+PATIENCE = 3
+"""After so many soaks, a change of which not enough could be measured is put back."""
+SERIES_MAX = 2048
+CASES_MAX = 4096
+ENDED_MAX = 1024
+
+
+class State(Struct):
+    """Everything known. Bounded by the constants above and by deciders.samples.FLOWS_MAX; the oldest goes first."""
+
+    policy: Policy
+    flows: Flows
+    series: dict[Key, Series]
+    cases: dict[int, Case]
+    """By the change's number, in the order in which they were first heard of."""
+    ended: dict[int, int]
+    """Change -> when it was heard to have ended: news from before that is old."""
+    now_ns: int = 0
+    pages: int = 0
+    """Of memory, in the host."""
+    own: int = 0
+    """The initial namespace."""
+
+
+def start(policy: Policy) -> State:
+    """Nothing known yet."""
+    return State(policy, Flows(), {}, {}, {})
+
+
+def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
+    """See deciders.engine.DeciderModule."""
+    return state, _HANDLERS[type(event)](state, event)
+
+
+# --- what is heard -----------------------------------------------------------------------------------------------
+
+
+def _on_reading(state: State, event: Counters | NeighTable | FlowSample) -> Sequence[Verdict]:
+    source = event.source if isinstance(event, Counters) else ""
+    for number in BY_TOPIC.get((type(event), source), ()):
+        signal = ROWS[number]
+        reading = signal.read(event, state.pages)
+        if reading is not None:
+            record(signal, _series(state, (number, place(signal, event))), reading, event.t_ns)
+    return ()
+
+
+def _on_flow(state: State, event: TcpSndBuf | TcpRcvBuf) -> Sequence[Verdict]:
+    sample = state.flows.sample(event)
+    return _on_reading(state, sample) if sample else ()
+
+
+def _on_host(state: State, event: Host) -> Sequence[Verdict]:
+    state.pages = event.mem_bytes // max(1, event.page_bytes)
+    return ()
+
+
+def _on_netns(state: State, event: Netns) -> Sequence[Verdict]:
+    if event.alive:
+        if event.name == "host":
+            state.own = event.netns
+        return ()
+    for number in [number for number, case in state.cases.items() if case.trial.netns == event.netns]:
+        _end(state, number, event.t_ns)
+    for key in [key for key in state.series if key[1] == event.netns and ROWS[key[0]].per == "netns"]:
+        del state.series[key]
+    state.flows.forget(event.netns)
+    return ()
+
+
+def _series(state: State, key: Key) -> Series:
+    series = state.series.get(key)
+    if series is None:
+        if len(state.series) >= SERIES_MAX:
+            del state.series[next(iter(state.series))]
+        series = state.series[key] = begin(state.policy.baseline_s)
+    return series
+
+
+# --- trials that begin and end ------------------------------------------------------------------------------------
+
+
+def _on_trial(state: State, event: Trial) -> Sequence[Verdict]:
+    if event.t_ns <= state.ended.get(event.change, -1):
+        return ()
+    case = state.cases.get(event.change)
+    if case is None:
+        if len(state.cases) >= CASES_MAX:
+            del state.cases[next(iter(state.cases))]
+        state.cases[event.change] = _case(state, event)
+    else:
+        case.seen_ns = max(case.seen_ns, event.t_ns)
+    return ()
+
+
+def _case(state: State, event: Trial) -> Case:
+    needs: list[list[Key]] = []
+    keys: dict[Key, None] = {}
+    for name in dict.fromkeys(event.guards):
+        rows = BY_NAME.get(name, ())
+        mine = [(row, place(ROWS[row], event, state.own)) for row in rows]
+        # What excuses comes before what it excuses.
+        keys.update(((SPEED_ROW, key[1]), None) for key in mine if ROWS[key[0]].paid)
+        keys.update(dict.fromkeys(mine))
+        if not rows or any(ROWS[row].always for row in rows):
+            needs.append([key for key in mine if ROWS[key[0]].always])
+    watches = [Watch(key, _baseline(state, key, event), event.since_ns) for key in keys]
+    return Case(event, watches, needs, event.t_ns)
+
+
+def _baseline(state: State, key: Key, event: Trial) -> Baseline | None:
+    policy = state.policy
+    # A regression shows within so long; a step that comes sooner after another may stand on one.
+    quiet_ns = int(2 * policy.worse_windows * policy.window_s * SECOND_NS)
+    for case in state.cases.values():
+        for watch in case.watches:
+            close = event.since_ns - case.trial.since_ns < quiet_ns
+            if watch.key == key and watch.baseline and (close or watch.streak):
+                return watch.baseline
+    series = state.series.get(key)
+    if series is None:
+        return None
+    return before(ROWS[key[0]], series, event.since_ns, policy.window_s, policy.baseline_s)
+
+
+def _on_written(state: State, event: Outcome) -> None:
+    """A change has just been made, and will be heard of as a trial: what was read until now was before it."""
+    for key, series in state.series.items():
+        if key[1] == event.netns or ROWS[key[0]].per != "netns":
+            close_bin(series, event.t_ns)
+
+
+def _on_outcome(state: State, event: Outcome) -> Sequence[Verdict]:
+    if event.verdict == "written":
+        _on_written(state, event)
+    if event.verdict not in ("reverted", "confirmed", "ceded"):
+        return ()
+    ours = [case for case in state.cases.values() if case.key == (event.tunable, event.netns)]
+    going = min((case.trial.change for case in ours if case.decision and not case.decision.confirm), default=None)
+    for case in ours:
+        number = case.trial.change
+        undone = event.verdict == "reverted" and going is not None and number >= going <= event.change
+        if number == event.change or event.verdict == "ceded" or undone:
+            _end(state, number, event.t_ns)
+        else:
+            # It may have gone along; if not, the actuator will say so.
+            case.seen_ns = min(case.seen_ns, event.t_ns - SEEN_NS)
+    if event.verdict == "reverted":
+        _recover(state, [watch.key for case in ours for watch in case.watches], event.t_ns)
+    return ()
+
+
+def _recover(state: State, keys: Sequence[Key], t_ns: int) -> None:
+    """Something was put back: what was worse until now tells nothing of those that remain."""
+    for case in state.cases.values():
+        for watch in case.watches:
+            if watch.key in keys:
+                watch.streak, watch.from_ns = 0, max(watch.from_ns, t_ns)
+
+
+def _end(state: State, number: int, t_ns: int) -> None:
+    state.cases.pop(number, None)
+    state.ended[number] = max(t_ns, state.ended.pop(number, 0))
+    if len(state.ended) > ENDED_MAX:
+        del state.ended[next(iter(state.ended))]
+
+
+# --- each second --------------------------------------------------------------------------------------------------
+
+
+def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
+    passed_ns = event.t_ns - state.now_ns if state.now_ns else 0
+    if state.now_ns and passed_ns <= 0:
+        return ()
+    state.now_ns = event.t_ns
+    window_ns = int(state.policy.window_s * SECOND_NS)
+    windows: dict[Key, Window] = {}
+    for key, series in state.series.items():
+        window = tick(ROWS[key[0]], series, event.t_ns, window_ns)
+        if window:
+            windows[key] = window
+    for number in [n for n, case in state.cases.items() if event.t_ns - case.seen_ns > FORGET_NS]:
+        del state.cases[number]
+    going = _going(state)
+    for case in list(state.cases.values()):
+        if case.decision is None and case.trial.change < going.get(case.key, case.trial.change + 1):
+            _tend(state, case, windows, min(passed_ns, TICK_MAX_NS))
+    return [_verdict(case, event) for case in state.cases.values() if case.decision and _seen(case, event.t_ns)]
+
+
+def _going(state: State) -> dict[tuple[str, int], int]:
+    """Key -> the first of its changes that is to be put back, and all later ones with it."""
+    going: dict[tuple[str, int], int] = {}
+    for case in state.cases.values():
+        if case.decision and not case.decision.confirm:
+            going[case.key] = min(case.trial.change, going.get(case.key, case.trial.change))
+    return going
+
+
+def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int) -> None:
+    now_ns, soak_ns = state.now_ns, int(state.policy.soak_s * SECOND_NS)
+    for worse in _look(state, case, windows):
+        _blame(state, worse)
+    if case.decision:
+        return
+    case.waited_ns += passed_ns
+    deaf = [keys for keys in case.needs if not _heard(state, keys)]
+    if not deaf and _seen(case, now_ns):
+        case.soaked_ns += passed_ns
+    if case.soaked_ns >= soak_ns:
+        if not in_streak(case, now_ns):
+            case.decision = confirmation(case, now_ns)
+    elif case.waited_ns >= PATIENCE * soak_ns:
+        case.decision = unmeasured(case, case.trial.guards)
+
+
+def _look(state: State, case: Case, windows: dict[Key, Window]) -> list[Watch]:
+    """What got worse."""
+    mine = {watch.key: watch for watch in case.watches}
+    found: list[Watch] = []
+    for key, watch in mine.items():
+        window = windows.get(key)
+        if window is None:
+            continue
+        if watch.baseline is None:
+            watch.baseline = long_before(ROWS[key[0]], state.series[key])
+        if key[0] == SPEED_ROW:
+            watch.latest = window.value if window.start_ns >= watch.from_ns else watch.latest
+        elif judge(state.policy, watch, window, speed_of(mine, key[1]) if ROWS[key[0]].paid else Speed()):
+            found.append(watch)
+    return found
+
+
+def _heard(state: State, keys: Sequence[Key]) -> bool:
+    return any(key in state.series and state.now_ns - state.series[key].heard_ns <= HEARD_NS for key in keys)
+
+
+def _blame(state: State, worse: Watch) -> None:
+    cases = list(state.cases.values())
+    going = [case for case in cases if case.decision and not case.decision.confirm and _seen(case, state.now_ns)]
+    if any(watch.key == worse.key for case in going for watch in case.watches):
+        # One at a time: perhaps that was it.
+        return
+    blamed = to_blame(cases, worse, int(state.policy.window_s * SECOND_NS))
+    blamed.decision = regression(blamed, worse, state.now_ns)
+
+
+def _seen(case: Case, now_ns: int) -> bool:
+    return now_ns - case.seen_ns < SEEN_NS
+
+
+def _verdict(case: Case, event: Tick) -> Verdict:
+    decision = case.decision
+    assert isinstance(decision, Decision)
+    return Verdict(
+        VERSION, event.t_ns, VALID_NS, case.trial.change, decision.confirm, decision.why, dict(decision.evidence)
+    )
+
+
+_HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Verdict]]] = {
+    Tick: _on_tick,
+    Trial: _on_trial,
+    Outcome: _on_outcome,
+    Netns: _on_netns,
+    Host: _on_host,
+    Counters: _on_reading,
+    NeighTable: _on_reading,
+    TcpSndBuf: _on_flow,
+    TcpRcvBuf: _on_flow,
+}
