@@ -98,10 +98,13 @@ FIXED: tuple[Role, ...] = (
 )
 
 BUILT_IN_DECIDERS: dict[str, str] = {
+    "guard": "deciders.guard",
     "neigh_table": "deciders.neigh_table",
     "tcp_buffer": "deciders.tcp_buffer",
 }
 """Decider -> its module."""
+GUARD = "guard"
+"""The one that owns no tunable, and whose lane carries verdicts."""
 
 
 def decider_role(name: str, position: int) -> Role:
