@@ -42,12 +42,13 @@ class Parts(Struct, frozen=True):
 
 
 def assemble(
-    rows: Mapping[str, Tunable], folder: Path, say: Callable[[str], None], emit: Callable[[AnyEvent], None]
+    rows: Mapping[str, Tunable], folder: Path, say: Callable[[str], None], emit: Callable[[AnyEvent], None],
+    kernel: Kernel | None = None,
 ) -> Parts:
     """Put the parts together. Opens nothing yet. OSError when the kernel does not say what is needed of it."""
     mem_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     bounds = {name: resolve(row, mem_bytes) for name, row in rows.items()}
-    kernel = Kernel(rows, Namespaces())
+    kernel = kernel or Kernel(rows, Namespaces())
     relations = Relations(rows)
     voice = Voice(say, emit, rows)
     keeper = Keeper(folder, BOOT_ID.read_text().strip(), kernel.own, relations)

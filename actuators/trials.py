@@ -1,0 +1,67 @@
+"""Changes on trial: the leases they stand on, what the guard says of them, and telling everybody that they are there."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+
+from actuators.keeper import Keeper, Standing
+from actuators.leases import LEASE_NS, Leases
+from actuators.orders import Orders
+from actuators.records import stamp
+from actuators.undo import Ending, Undo
+from bus.schema import AnyEvent, Trial, Verdict
+from bus.tunables import Tunable
+
+GUARD = "guard"
+"""The only lane whose verdicts count."""
+
+
+class Trials:
+    """Ends what is on trial: by the guard's verdict, or because its decider is not heard any more."""
+
+    def __init__(self, keeper: Keeper, undo: Undo, orders: Orders, leases: Leases) -> None:
+        self._keeper = keeper
+        self._undo = undo
+        self._orders = orders
+        self._leases = leases
+        self.late = 0
+        """Verdicts that came too late, for a change that had ended, or from another lane."""
+
+    def beat(self, decider: str) -> None:
+        """A decider was heard."""
+        self._leases.renew(decider)
+
+    def judge(self, verdict: Verdict, lane: str, now_ns: int) -> None:
+        """Do as the guard says. now_ns: CLOCK_MONOTONIC."""
+        known = any(verdict.change in kept.on_trial() for kept in self._keeper.standing.values())
+        if lane != GUARD or not verdict.t_ns <= now_ns <= verdict.t_ns + verdict.valid_ns or not known:
+            self.late += 1
+        elif verdict.confirm:
+            self._orders.confirm_change(verdict.change, f"guard: {verdict.why}")
+        else:
+            self._orders.revert_change(verdict.change, f"guard: {verdict.why}")
+
+    def tend(self) -> None:
+        """Put back what no living decider stands for."""
+        deciders = {kept.decider for kept in self._keeper.standing.values() if kept.on_trial()}
+        for decider in self._leases.lapsed(sorted(deciders)):
+            why = f"lease ran out: {decider} has not been heard for {LEASE_NS // 1_000_000_000} s"
+            self._undo.trials(Ending("reverted", why), {decider})
+        if deciders:
+            with contextlib.suppress(OSError):
+                self._leases.save(deciders)
+
+    def tell(self, emit: Callable[[AnyEvent], None], rows: dict[str, Tunable]) -> None:
+        """Everything on trial, as level state."""
+        for kept in self._keeper.standing.values():
+            for number in kept.on_trial():
+                emit(_trial(kept, number, rows[kept.spot.tunable].guards if kept.spot.tunable in rows else ()))
+
+
+def _trial(kept: Standing, number: int, guards: tuple[str, ...]) -> Trial:
+    stood = kept.changes[number]
+    return Trial(
+        stamp().t_ns, number, stood.decider, kept.spot.tunable, kept.spot.netns, kept.site.inode, stood.old, stood.new,
+        stood.t_ns, guards,
+    )
