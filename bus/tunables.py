@@ -78,7 +78,8 @@ def resolve(row: Tunable, mem_bytes: int) -> Bounds:
     return Bounds(row.low, max(row.low, min(row.high, mem_bytes // row.ram_share // row.unit_bytes)))
 
 
-def _tcp_buffer(name: str, what: str) -> Tunable:
+def _tcp_buffer(name: str, what: str, loss: str) -> Tunable:
+    """loss: the signal that losses give at that end."""
     # The kernel's own default ceiling is memory / 128, at most 32 MiB (tcp_init in net/ipv4/tcp.c).
     return Tunable(
         name=name,
@@ -93,7 +94,7 @@ def _tcp_buffer(name: str, what: str) -> Tunable:
         scope="netns",
         decider="tcp_buffer",
         at_least=(name.replace("[2]", "[1]"),),
-        guards=("retransmit_share", "srtt_us", "tcp_memory"),
+        guards=(loss, "srtt_us", "tcp_memory"),
         summary=f"largest {what} buffer that the kernel gives a TCP socket by itself",
     )
 
@@ -128,8 +129,8 @@ def _neigh(family: str, table: str, level: int) -> Tunable:
 
 
 TUNABLES: tuple[Tunable, ...] = (
-    _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive"),
-    _tcp_buffer("net.ipv4.tcp_wmem[2]", "send"),
+    _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
+    _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
     *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
     *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
 )
