@@ -94,15 +94,18 @@ def test_the_demo_shows_the_gain_and_touches_nothing_of_the_hosts() -> None:
 def test_nothing_of_the_demo_is_left_when_it_is_ended_early(how: str, code: int) -> None:
     before = folders()
     argv = [*TRIMTAB, "demo", "--seconds", "100"]
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+    pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(argv, text=True, process_group=0, **pipes) as process:
         assert process.stdout is not None
         while "would set" not in process.stdout.readline():
             assert process.poll() is None
         (folder,) = folders() - before
         assert len(running(folder)) >= 5
-        process.send_signal(signal.Signals[how])
+        # As a terminal does it for Ctrl-C: to the whole group.
+        os.killpg(process.pid, signal.Signals[how])
         last = process.stdout.read()
     assert process.returncode == code
+    assert "Traceback" not in last
     assert ("nothing is left behind" in last) == (how != "SIGKILL")
     eventually(lambda: not folder.exists(), "its directory goes")
     eventually(lambda: not running(folder), "its processes end")
@@ -115,8 +118,11 @@ def test_an_instance_gets_ready_and_takes_its_directory_along() -> None:
         assert json.loads((trimtab.folder / "run" / "supervisor.json").read_bytes())["mode"] == "observe"
         assert trimtab.changes() == []
         assert len(running(trimtab.folder)) >= 5
+        log = (trimtab.folder / "log").open()
     assert not trimtab.folder.exists()
     assert not running(trimtab.folder)
+    with log:
+        assert "SIGTERM: stopping" in log.read()
 
 
 @pytest.mark.system
@@ -136,12 +142,19 @@ def test_trimtab_stops_in_order_also_when_its_keeper_is_killed() -> None:
 
 
 @pytest.mark.system
-def test_nothing_of_an_instance_is_left_when_its_supervisor_is_killed() -> None:
+def test_the_directory_of_an_instance_stays_until_its_last_process_has_ended() -> None:
     with Lab() as lab, Instance("observe", "tcp_buffer", [lab.netns().cookie]) as trimtab:
         trimtab.wait_ready()
-        os.kill(json.loads((trimtab.folder / "run" / "supervisor.json").read_bytes())["pid"], signal.SIGKILL)
+        status = json.loads((trimtab.folder / "run" / "supervisor.json").read_bytes())
+        (actuator,) = [role["pid"] for role in status["roles"] if role["name"] == "actuator"]
+        os.kill(actuator, signal.SIGSTOP)
+        os.kill(status["pid"], signal.SIGKILL)
+        eventually(lambda: len(running(trimtab.folder)) <= 2, "all but the actuator and the keeper end")
+        assert trimtab.folder.exists()
+        os.kill(actuator, signal.SIGCONT)
         eventually(lambda: not trimtab.folder.exists(), "its directory goes")
-        assert not running(trimtab.folder)
+        assert not Path(f"/proc/{actuator}").exists()
+        eventually(lambda: not running(trimtab.folder), "the keeper ends")
         with pytest.raises(InstanceError, match="has ended"):
             trimtab.changes()
 
@@ -249,7 +262,7 @@ def test_a_pipe_gets_whole_lines_without_colour(monkeypatch: pytest.MonkeyPatch)
     assert text.count(" s of 8 ") == 1
     assert "not put back" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("with trimtab")]
-    assert row == "with trimtab 5 MiB 1.465 KiB 396.0 12.0 99%".split()
+    assert row == ["with", "trimtab", "5", "MiB", "1.465", "KiB", "396.0", "12.0", "99%"]
 
 
 def test_where_only_ascii_is_to_be_had_the_plot_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:

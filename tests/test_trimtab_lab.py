@@ -107,6 +107,15 @@ def test_the_round_trip_is_twice_the_delay_of_one_way(lab: Lab, offload: bool) -
     assert 0.040 <= best_s < 0.060
 
 
+@pytest.mark.parametrize("offload", [True, False])
+def test_packets_pass_one_by_one_without_offload_and_in_larger_pieces_with_it(lab: Lab, offload: bool) -> None:
+    a, b = lab.netns(), lab.netns()
+    relay = lab.relay(a, b, Way(), offload=offload)
+    lab.bulk(a, b, Plan(seconds=0.5)).wait()
+    counts = relay.stats()["ab"]
+    assert (counts["bytes"] / counts["packets"] > 1500) == offload
+
+
 def test_throughput_is_what_the_buffer_limit_and_the_rate_allow(lab: Lab) -> None:
     a, b = lab.netns(), lab.netns()
     lab.relay(a, b, Way(delay_ms=20, rate_mbit=200))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -200,3 +201,21 @@ def test_the_relay_ends_when_its_owner_closes_the_control_socket(rig: Rig) -> No
     rig.stats()
     rig.control.close()
     assert rig.process.wait(TIMEOUT_S) == 0
+
+
+def test_the_relay_ends_with_one_line_when_a_device_is_gone() -> None:
+    # A pipe that nobody reads is readable to select(2), and read(2) of its writing end fails: as with a removed device.
+    read_end, write_end = os.pipe()
+    os.close(read_end)
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with ours, theirs:
+        fds = [str(write_end), str(write_end), "--control", str(theirs.fileno())]
+        done = subprocess.run(
+            [sys.executable, "-I", "-m", "trimtab.relay", "--tun", *fds],
+            pass_fds=[write_end, theirs.fileno()],
+            stderr=subprocess.PIPE,
+            timeout=TIMEOUT_S,
+        )
+    os.close(write_end)
+    assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+    assert done.stderr.startswith(b"relay: a device is gone")
