@@ -40,6 +40,7 @@ class Writer:
         self._keeper = parts.keeper
         self._kernel = parts.kernel
         self._undo = parts.undo
+        self._leases = parts.leases
         self._voice = parts.voice
         self._said: set[tuple[str, str]] = set()
         self._second = 0
@@ -111,6 +112,7 @@ class Writer:
         before = self._keeper.standing.get(intent.spot)
         stood = before.stands if before else None
         number = self._keeper.intend(intent)
+        self._leases.begin(intent.decider)
         try:
             swap = self._kernel.swap(intent.spot, intent.site.inode, intent.old, intent.new)
         except NamespaceGoneError:

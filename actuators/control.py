@@ -33,6 +33,10 @@ class Control:
                 return self._modes.change(ask.mode) if ask.mode else Answer(True, [f"mode {self._writer.mode}"])
             case "rollback":
                 return self._modes.with_journal(lambda: orders.rollback(ask))
+            case "confirm":
+                return self._modes.with_journal(lambda: orders.confirm(ask))
+            case "revert":
+                return self._modes.with_journal(lambda: orders.revert(ask))
             case "hold":
                 return self._modes.with_journal(lambda: orders.hold(ask))
             case "release":

@@ -151,7 +151,7 @@ class Journal:
     def standing(self, spot: Spot) -> list[Stood]:
         """The changes of a key that stand, oldest first."""
         rows = self._store.read(
-            f"SELECT id, decider, old, new, state FROM changes WHERE {_STANDING} AND {_HERE} ORDER BY id",
+            f"SELECT id, decider, old, new, state, t_ns FROM changes WHERE {_STANDING} AND {_HERE} ORDER BY id",
             self._here(spot),
         )
         return [Stood(*row) for row in rows]

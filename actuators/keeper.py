@@ -18,7 +18,7 @@ from msgspec.structs import replace
 from actuators import originals
 from actuators.gate import HOUR_NS
 from actuators.journal import Journal
-from actuators.records import STANDING, Hold, Intent, Site, Spot, State, Stood, stamp
+from actuators.records import ON_TRIAL, STANDING, Hold, Intent, Site, Spot, State, Stood, stamp
 from actuators.relations import Relations
 from actuators.state_dir import JournalError
 
@@ -40,6 +40,14 @@ class Standing(Struct):
     def newest(self) -> int:
         """Id of the newest change, 0 where none is known."""
         return max(self.changes, default=0)
+
+    def on_trial(self) -> tuple[int, ...]:
+        """The ids of the changes on trial, oldest first. They are the newest: confirming one confirms those before."""
+        return tuple(number for number, stood in self.changes.items() if stood.state in ON_TRIAL)
+
+    def before(self, change: int) -> int:
+        """What stood there before this change of ours."""
+        return self.original if change == min(self.changes) else self.changes[change].old
 
     @property
     def decider(self) -> str:
@@ -137,9 +145,10 @@ class Keeper:
     def intend(self, intent: Intent) -> int:
         """Journal a change that is about to be made. Returns its id. On JournalError it must not be made."""
         number = self._try(lambda journal: journal.intend(intent))
-        self._changed.setdefault(intent.spot, []).append(stamp().t_ns)
+        now_ns = stamp().t_ns
+        self._changed.setdefault(intent.spot, []).append(now_ns)
         kept = self.adopt(intent.spot, intent.site, intent.original, intent.old)
-        kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent")
+        kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent", now_ns)
         self.counts["intent"] += 1
         return number
 
@@ -263,6 +272,7 @@ class Keeper:
             self.counts[state] += 1
             if state in STANDING:
                 kept.changes[number] = replace(stood, state=state)
+        kept.changes = dict(sorted(kept.changes.items()))
         if stands is None:
             del self.standing[kept.spot]
         else:

@@ -55,7 +55,7 @@ class Modes:
             self._leftovers()
         tally = Tally()
         if before == "enforce":
-            tally = self._parts.undo.all(Ending("reverted", f"mode {mode}"))
+            tally = self._parts.undo.trials(Ending("reverted", f"mode {mode}"))
         if mode == "enforce":
             self._parts.kernel.prepare(self._deciders)
         if mode == "observe":
@@ -93,7 +93,7 @@ class Modes:
 
     def stop(self) -> int:
         """Put back what is on trial. Returns how many values of ours stand still."""
-        return self._parts.undo.all(STOPPED).left
+        return self._parts.undo.trials(STOPPED).left
 
     def _open(self) -> None:
         try:
@@ -114,7 +114,7 @@ class Modes:
     def _leftovers(self) -> None:
         spots = self._parts.undo.recover()
         if spots:
-            self._parts.undo.all(LEFT_BEHIND, spots)
+            self._parts.undo.trials(LEFT_BEHIND, spots=spots)
 
     def _look_only(self) -> None:
         left = self._parts.keeper.leftovers()

@@ -13,7 +13,7 @@ from bus.link import LinkError
 from bus.schema import Answer, Ask
 from bus.tunables import Tunable
 
-VERBS = ("rollback", "hold", "release")
+VERBS = ("rollback", "hold", "release", "confirm", "revert")
 
 
 def order(folder: Path, ask: Ask) -> Answer:

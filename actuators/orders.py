@@ -33,6 +33,32 @@ class Orders:
             lines = ["nothing of trimtab's stands"]
         return Answer(not tally.left, lines, {"undone": tally.undone, "left": tally.left})
 
+    def confirm(self, ask: Ask) -> Answer:
+        """A change on trial, and those of the same key before it, shall stay."""
+        return self.confirm_change(ask.change, f"confirmed by {_who(ask)}")
+
+    def confirm_change(self, change: int, why: str) -> Answer:
+        """See confirm."""
+        for kept in self._keeper.standing.values():
+            ids = tuple(number for number in kept.on_trial() if number <= change)
+            if change in ids:
+                self._keeper.settle(kept.spot, "confirmed", why, kept.stands, ids)
+                self._undo.confirmed(kept, change, why)
+                return Answer(True, [f"change {change} is confirmed: it stays until `trimtab rollback {change}`"])
+        return Answer(False, [f"change {change} is not on trial; `trimtab history` tells what became of it"])
+
+    def revert(self, ask: Ask) -> Answer:
+        """Put back what stood before a change and those of the same key after it, and park the key."""
+        return self.revert_change(ask.change, f"reverted by {_who(ask)}")
+
+    def revert_change(self, change: int, why: str) -> Answer:
+        """Undo a change, and park its key: what has hurt once is not tried again until `release`."""
+        try:
+            tally = self._undo.one(change, Ending("reverted", why, held=f"parked: {why}"))
+        except UndoError as error:
+            return Answer(False, [str(error)])
+        return Answer(not tally.left, [f"{tally.undone} put back"], {"undone": tally.undone, "left": tally.left})
+
     def hold(self, ask: Ask) -> Answer:
         """Hands off a key (netns 0 of a namespace's tunable: in every namespace) and those tied to it."""
         row = self._rows.get(ask.tunable)

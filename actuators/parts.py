@@ -12,6 +12,7 @@ from msgspec import Struct
 from actuators import state_dir
 from actuators.keeper import Keeper
 from actuators.kernel import Kernel
+from actuators.leases import Leases
 from actuators.namespaces import Namespaces
 from actuators.orders import Orders
 from actuators.relations import Relations
@@ -33,6 +34,7 @@ class Parts(Struct, frozen=True):
     keeper: Keeper
     undo: Undo
     orders: Orders
+    leases: Leases
     voice: Voice
 
     def close(self) -> None:
@@ -53,7 +55,7 @@ def assemble(
     voice = Voice(say, emit, rows)
     keeper = Keeper(folder, BOOT_ID.read_text().strip(), kernel.own, relations)
     undo = Undo(keeper, kernel, relations, voice)
-    return Parts(rows, bounds, kernel, keeper, undo, Orders(rows, keeper, undo), voice)
+    return Parts(rows, bounds, kernel, keeper, undo, Orders(rows, keeper, undo), Leases(folder), voice)
 
 
 class StateLock:

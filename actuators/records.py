@@ -1,6 +1,7 @@
 """What the journal holds: one Change per row of its history, one Key per key that was ever touched or is held.
 
-    intent --> trial --> reverted     by an orderly stop, by a change of mode, or found after a crash
+    intent --> trial --> confirmed    by the guard after its soak, or an operator; ends like a trial, but not by a stop
+       |         |-----> reverted     by the guard, a lease run out, a stop, a change of mode, or found after a crash
        |         |-----> rolled_back  by an operator, and the key is held until `release`
        |         |-----> ceded        somebody else wrote the key: the administrator wins
        |         '-----> lost         the namespace has gone, or the host has rebooted
@@ -17,9 +18,12 @@ from typing import Literal
 
 from msgspec import Struct
 
-State = Literal["intent", "trial", "failed", "reverted", "rolled_back", "ceded", "lost", "advised"]
-STATES: tuple[State, ...] = ("intent", "trial", "failed", "reverted", "rolled_back", "ceded", "lost", "advised")
-STANDING: tuple[State, ...] = ("intent", "trial")
+State = Literal["intent", "trial", "confirmed", "failed", "reverted", "rolled_back", "ceded", "lost", "advised"]
+STATES: tuple[State, ...] = (
+    "intent", "trial", "confirmed", "failed", "reverted", "rolled_back", "ceded", "lost", "advised",
+)
+STANDING: tuple[State, ...] = ("intent", "trial", "confirmed")
+ON_TRIAL: tuple[State, ...] = ("intent", "trial")
 
 Evidence = dict[str, int | str]
 
@@ -123,6 +127,8 @@ class Stood(Struct, frozen=True):
     old: int
     new: int
     state: State
+    t_ns: int = 0
+    """When it was made, CLOCK_MONOTONIC; 0 where that is not known."""
 
 
 class Key(Struct, frozen=True):

@@ -14,16 +14,19 @@ from actuators.change import Writer
 from actuators.control import Control, malformed
 from actuators.modes import Modes
 from actuators.parts import Parts
+from actuators.trials import Trials
 from actuators.watch import Watch
 from bus import roles
 from bus.link import ControlServer, Poller, Publisher, WishIntake
 from bus.notify import notify
-from bus.schema import AnyEvent, Wish
+from bus.schema import AnyEvent, Beat, Verdict, Wish
 
 FAIR = 16
 """Wishes per lane and turn."""
 STATUS_S = 1.0
 LEVEL_S = 5.0
+LEASE_S = 0.5
+"""How often leases are looked at."""
 
 
 class Descriptor(Struct, frozen=True):
@@ -67,7 +70,9 @@ class Service:
         self._events = events
         self._control = Control(parts, writer, modes)
         self._watch = Watch(parts)
-        self._status_s = self._level_s = 0.0
+        self._trials = Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
+        self._rows = dict(parts.rows)
+        self._status_s = self._level_s = self._lease_s = 0.0
         self._ready = False
 
     def run(self, stop: int) -> bool:
@@ -79,7 +84,7 @@ class Service:
             poller.add(intake)
         while True:
             self._tend()
-            wait_s = min(self._status_s, self._level_s) - time.monotonic()
+            wait_s = min(self._status_s, self._level_s, self._lease_s) - time.monotonic()
             for source in poller.wait(max(0.0, wait_s)):
                 if isinstance(source, WishIntake):
                     self._wishes(source)
@@ -91,8 +96,13 @@ class Service:
 
     def _wishes(self, intake: WishIntake) -> None:
         for request in intake.receive(FAIR):
-            if isinstance(request, Wish):
-                self._writer.handle(request, intake.decider)
+            match request:
+                case Wish():
+                    self._writer.handle(request, intake.decider)
+                case Verdict():
+                    self._trials.judge(request, intake.decider, time.monotonic_ns())
+                case Beat():
+                    self._trials.beat(intake.decider)
             # At once: a decider waits for its answer before it asks for more.
             self._publish()
 
@@ -102,6 +112,11 @@ class Service:
             self._level_s = now_s + LEVEL_S
             self._modes.tend()
             self._watch.level()
+            self._trials.tell(self._events.append, self._rows)
+            self._publish()
+        if now_s >= self._lease_s:
+            self._lease_s = now_s + LEASE_S
+            self._trials.tend()
             self._publish()
         if now_s >= self._status_s:
             self._status_s = now_s + STATUS_S

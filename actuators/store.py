@@ -35,7 +35,7 @@ MIGRATIONS: tuple[str, ...] = (
         state TEXT NOT NULL, detail TEXT NOT NULL DEFAULT '', ended_tai_ns INTEGER NOT NULL DEFAULT 0,
         advice TEXT NOT NULL DEFAULT '', repeats INTEGER NOT NULL DEFAULT 0
     ) STRICT;
-    CREATE INDEX changes_standing ON changes (boot_id, tunable, netns) WHERE state IN ('intent', 'trial');
+    CREATE INDEX changes_standing ON changes (boot_id, tunable, netns) WHERE state IN ('intent', 'trial', 'confirmed');
     CREATE UNIQUE INDEX changes_advice ON changes (advice) WHERE advice <> '';
     CREATE TABLE keys (
         boot_id TEXT NOT NULL, tunable TEXT NOT NULL, netns INTEGER NOT NULL,

@@ -1,4 +1,4 @@
-"""Changes on trial: the leases they stand on, what the guard says of them, and telling everybody that they are there."""
+"""Changes on trial: the leases they stand on, the guard's word on them, and telling everybody that they are there."""
 
 from __future__ import annotations
 

@@ -63,6 +63,22 @@ class Undo:
             self._restore(self._keeper.standing[move.spot], move.target, (), ending, tally)
         return tally
 
+    def trials(
+        self, ending: Ending, deciders: Collection[str] | None = None, spots: Collection[Spot] | None = None
+    ) -> Tally:
+        """Put back what is on trial (of these deciders, at these spots); what is confirmed stays."""
+        chosen = {
+            one.spot: one.on_trial()
+            for spot, one in self._keeper.standing.items()
+            if (deciders is None or one.decider in deciders) and (spots is None or spot in spots)
+        }
+        kept = [self._keeper.standing[spot] for spot, ids in chosen.items() if ids]
+        moves = [Move(one.spot, one.before(chosen[one.spot][0]), one.newest) for one in kept]
+        tally = Tally()
+        for move in ordered(moves, self._relations, self._values(kept)):
+            self._restore(self._keeper.standing[move.spot], move.target, chosen[move.spot], ending, tally)
+        return tally
+
     def one(self, change: int, ending: Ending) -> Tally:
         """Put back what stood before one change; later changes of the same key are undone with it. Raises UndoError
         with a sentence when there is nothing to undo, or it would break a relation."""
@@ -70,7 +86,7 @@ class Undo:
         if not kept:
             raise UndoError(f"change {change} does not stand (any more); `trimtab history` lists them")
         later = tuple(number for number in kept.changes if number >= change)
-        target = kept.original if len(later) == len(kept.changes) else kept.changes[change].old
+        target = kept.before(change)
         self._check(kept, target)
         tally = Tally()
         self._restore(kept, target, later, ending, tally)
@@ -88,6 +104,11 @@ class Undo:
         self._tell(kept, "ceded", why, found)
         self.voice.ceded(kept, why)
         self._keeper.settle(kept.spot, "ceded", why, None, held=why)
+
+    def confirmed(self, kept: Standing, change: int, why: str) -> None:
+        """Tell that a change has been confirmed."""
+        self.voice.confirmed(kept, change, why)
+        self._tell(kept, "confirmed", why, kept.stands)
 
     def lost(self, kept: Standing) -> None:
         """The namespace has gone, and our value with it."""

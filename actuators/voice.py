@@ -12,7 +12,7 @@ from actuators.records import Intent, Site, Spot
 from bus.schema import AnyEvent
 from bus.tunables import Tunable
 
-Verdict = Literal["written", "advised", "refused", "failed", "reverted", "ceded"]
+Verdict = Literal["written", "advised", "refused", "failed", "reverted", "confirmed", "ceded"]
 TEXT_MAX = 400
 """bus.schema.Text."""
 
@@ -37,6 +37,11 @@ class Voice(Struct, frozen=True):
     def undone(self, kept: Standing, target: int, why: str) -> None:
         """A value was put back."""
         self.say(f"put back {self._move(kept.spot, kept.site, kept.stands, target)}: {why}")
+
+    def confirmed(self, kept: Standing, change: int, why: str) -> None:
+        """A change on trial stays."""
+        self.say(f"confirmed {kept.spot.tunable} = {kept.stands}{where(kept.spot, kept.site)}: {why}  "
+                 f"[change {change}, undo: trimtab rollback {change}]")
 
     def stuck(self, kept: Standing, target: int, error: str) -> None:
         """A value could not be put back."""

@@ -335,7 +335,7 @@ Request = Wish | Verdict | Beat
 class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     """A request of the operator's to the actuator."""
 
-    verb: Literal["ping", "status", "mode", "rollback", "hold", "release"]
+    verb: Literal["ping", "status", "mode", "rollback", "hold", "release", "confirm", "revert"]
     mode: Literal["", "observe", "advise", "enforce"] = ""
     change: Count = 0
     """Rollback: the change to undo; 0 for all."""
