@@ -113,7 +113,8 @@ def test_packets_pass_one_by_one_without_offload_and_in_larger_pieces_with_it(la
     relay = lab.relay(a, b, Way(), offload=offload)
     lab.bulk(a, b, Plan(seconds=0.5)).wait()
     counts = relay.stats()["ab"]
-    assert (counts["bytes"] / counts["packets"] > 1500) == offload
+    # Without: at most the MTU. With: the virtio header, too, and several segments at once.
+    assert (counts["bytes"] / counts["packets"] > 2000) == offload
 
 
 def test_throughput_is_what_the_buffer_limit_and_the_rate_allow(lab: Lab) -> None:

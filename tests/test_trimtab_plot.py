@@ -38,6 +38,11 @@ def test_a_column_without_a_sample_shows_the_one_before() -> None:
     assert lines(Section("", 4, [(0.5, 2), (3.5, 1)]), width=12, height=2)[1:3] == ["      2|### ", "      1|####"]
 
 
+def test_a_bar_ends_where_the_scale_does() -> None:
+    shown = [line.plain for line in plot([ramp("", 50, 900)], "Mbit/s", 10, 2, top=100, plain=True)]
+    assert shown[1:3] == ["    100| #", "     50|##"]
+
+
 def test_a_column_shows_the_mean_of_its_samples() -> None:
     assert lines(Section("", 2, [(0.2, 4), (1.2, 1), (1.4, 3)]), width=10, height=4)[1:5] == [
         "      4|# ",

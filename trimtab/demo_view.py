@@ -34,6 +34,7 @@ class View:
 
     def __init__(self, as_json: bool) -> None:
         self._console = Console(stderr=as_json, highlight=False)
+        self._top = 0.0
         self._status: Status | None = None
         self._told_s = 0.0
         self._stage = ""
@@ -48,6 +49,7 @@ class View:
 
     def begin(self, path: Way, limit_bytes: int) -> None:
         """The scene."""
+        self._top = path.rate_mbit
         self._say(
             f"two network namespaces, {2 * path.delay_ms:g} ms round trip, {path.rate_mbit:g} Mbit/s; "
             f"tcp_rmem and tcp_wmem at most {size(limit_bytes)}"
@@ -93,7 +95,7 @@ class View:
         self._say("")
         sections = [self._section(stage) for stage in stages]
         plain = not self._console.encoding.lower().startswith("utf")
-        for line in plot(sections, "Mbit/s", min(WIDTH, self._console.width), plain=plain):
+        for line in plot(sections, "Mbit/s", min(WIDTH, self._console.width), top=self._top, plain=plain):
             self._console.print(line, soft_wrap=True)
         self._say("")
         before, by_hand = stages[0].mbit, stages[-1].mbit

@@ -36,7 +36,7 @@ def plot(
     room = width - LABEL - 1
     widths = [max(1, int(room * section.span_s / total_s)) for section in sections]
     bars = [_means(section, columns) for section, columns in zip(sections, widths, strict=True)]
-    top = _above(max((value for section in bars for value in section), default=0.0))
+    top = top or _above(max((value for section in bars for value in section), default=0.0))
     lines = [Text(f"{unit:>{LABEL}}")]
     for row in reversed(range(height)):
         # The scale is written at the top and half way up.
