@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from bus import config, link, roles
+from bus.netns import cookie_here
 from collectors.loop import Loop, stop_signals
 from collectors.source import Source
 
@@ -75,8 +76,11 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
 
         return ProcSource()
     from collectors.netlink import NetlinkSource
+    from collectors.several import Several
+    from collectors.trials import TrialsSource
 
-    return NetlinkSource(settings)
+    # Beside each other because both look into other namespaces, which collector-proc must not be able to.
+    return Several(NetlinkSource(settings), TrialsSource(run_dir, cookie_here()))
 
 
 if __name__ == "__main__":

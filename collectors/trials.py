@@ -1,0 +1,158 @@
+"""The source `trials`: TCP's counters in the namespaces where a change is on trial, each second while it lasts.
+
+The counters of every namespace would be too many; those of one where nothing was changed, nobody asks for. The first
+reading comes at once, so that what the totals say of the time before the change is not yet mixed with what came after.
+Some time after the last trial reading goes on, since the next change of the same namespace finds a baseline then.
+
+A namespace's files are read from inside, in a thread that ends there (bus.netns), and closed: an open one would keep
+the namespace alive. Needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE where its processes are other users'.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+
+from msgspec import Struct
+
+from bus import netns, roles
+from bus.link import Subscriber
+from bus.netns import NamespaceGoneError
+from bus.schema import AnyEvent, Counters, Outcome, Trial
+from collectors import counters
+from collectors.source import Status
+
+SECOND_NS = 1_000_000_000
+LINGER_NS = 180 * SECOND_NS
+RETRY_NS = 10 * SECOND_NS
+PLACES_MAX = 256
+"""Namespaces read at once; those heard of later wait for one to end."""
+PUBLISHER = "actuator"
+INSIDE = Path("/proc/thread-self")
+"""/proc/self/net would be the namespace of the process's first thread."""
+FILES = tuple(file for file in counters.FILES if file.name in ("net/snmp", "net/netstat"))
+
+
+class Place(Struct):
+    """One namespace to read in."""
+
+    cookie: int
+    inode: int
+    until_ns: int
+    handle: str = ""
+    retry_ns: int = 0
+    trouble: str = ""
+
+
+class TrialsSource:
+    """See collectors.source.Source."""
+
+    ready = True
+
+    def __init__(self, run_dir: Path, own: int) -> None:
+        """own: the collector's own namespace, whose counters collector-proc reads always."""
+        self._subscriber = Subscriber(roles.events_path(run_dir, PUBLISHER), PUBLISHER)
+        self._own = own
+        self._places: dict[int, Place] = {}
+        self.due_ns = 0
+
+    def descriptors(self) -> tuple[int, ...]:
+        """Readable when the actuator may have said something (and then read until it is empty, zmq_getsockopt(3))."""
+        return (int(self._subscriber.socket.FD),)
+
+    def collect(self, t_ns: int, readable: frozenset[int]) -> list[AnyEvent]:
+        """The counters of each namespace once a second, of a new one at once."""
+        fresh = self._listen(t_ns)
+        due = t_ns >= self.due_ns
+        if due:
+            self.due_ns = t_ns + SECOND_NS
+            for place in [place for place in self._places.values() if t_ns > place.until_ns]:
+                del self._places[place.cookie]
+        return self._read([place for place in self._places.values() if due or place.cookie in fresh], t_ns)
+
+    def status(self) -> Status:
+        """How many namespaces are read, and which cannot be."""
+        missing = [
+            f"counters of netns {place.cookie}: {place.trouble}" for place in self._places.values() if place.trouble
+        ]
+        count = len(self._places) - len(missing)
+        return Status([f"TCP counters of {count} namespaces with a change on trial"] if count else [], missing)
+
+    def close(self) -> None:
+        self._subscriber.close()
+
+    def _listen(self, t_ns: int) -> Collection[int]:
+        """What is to be read from now on. Returns what is new."""
+        fresh: list[int] = []
+        while events := self._subscriber.receive():
+            for event in events:
+                if isinstance(event, Trial) or (isinstance(event, Outcome) and event.verdict == "written"):
+                    fresh += self._wanted(event, t_ns)
+        return fresh
+
+    def _wanted(self, event: Trial | Outcome, t_ns: int) -> list[int]:
+        """The namespace, where it was not wanted before."""
+        if event.netns in (0, self._own):
+            return []
+        inode = event.netns_ino if isinstance(event, Trial) else 0
+        place = self._places.get(event.netns)
+        if place is not None:
+            place.until_ns, place.inode = t_ns + LINGER_NS, inode or place.inode
+        elif len(self._places) < PLACES_MAX:
+            self._places[event.netns] = Place(event.netns, inode, t_ns + LINGER_NS)
+            return [event.netns]
+        return []
+
+    def _read(self, places: list[Place], t_ns: int) -> list[AnyEvent]:
+        found = [place for place in places if self._find(place, t_ns)]
+        events: list[AnyEvent] = []
+        if not found:
+            return events
+        for place, result in zip(found, netns.inside_each([place.handle for place in found], read_here), strict=True):
+            events += self._take(place, result, t_ns)
+        return events
+
+    def _find(self, place: Place, t_ns: int) -> bool:
+        """Whether there is a handle for it."""
+        if place.handle or t_ns < place.retry_ns:
+            return bool(place.handle)
+        try:
+            place.handle = netns.find(place.cookie, place.inode).handle
+        except OSError as error:
+            self._failed(place, error, t_ns)
+        return bool(place.handle)
+
+    def _take(self, place: Place, result: tuple[int, list[bytes]] | OSError, t_ns: int) -> list[Counters]:
+        if isinstance(result, OSError):
+            # The process behind the handle has ended; another may be inside.
+            self._failed(place, result, 0)
+            return []
+        cookie, texts = result
+        if cookie != place.cookie:
+            place.handle = ""
+            return []
+        try:
+            events = [counters.read(file, raw, t_ns, place.cookie) for file, raw in zip(FILES, texts, strict=True)]
+        except ValueError as error:
+            place.trouble = str(error)
+            return []
+        place.trouble = ""
+        return events
+
+    def _failed(self, place: Place, error: OSError, t_ns: int) -> None:
+        place.handle, place.retry_ns = "", t_ns + RETRY_NS if t_ns else 0
+        # One that has gone is not missed.
+        place.trouble = "" if isinstance(error, NamespaceGoneError) else error.strerror or str(error)
+
+
+def read_here() -> tuple[int, list[bytes]]:
+    """The cookie of the calling thread's namespace, and what FILES hold there."""
+    texts: list[bytes] = []
+    for file in FILES:
+        fd = os.open(INSIDE / file.name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            texts.append(counters.read_all(fd))
+        finally:
+            os.close(fd)
+    return netns.cookie_here(), texts
