@@ -29,9 +29,9 @@ class Section:
 
 
 def plot(
-    sections: Sequence[Section], unit: str, width: int = 72, height: int = 8, *, plain: bool = False
+    sections: Sequence[Section], unit: str, width: int = 72, height: int = 8, *, top: float = 0.0, plain: bool = False
 ) -> list[Text]:
-    """The lines of a plot at most `width` columns wide. plain: ASCII alone."""
+    """The lines of a plot at most `width` columns wide. top: where the scale ends; 0: above all. plain: ASCII alone."""
     total_s = sum(section.span_s for section in sections)
     room = width - LABEL - 1
     widths = [max(1, int(room * section.span_s / total_s)) for section in sections]
