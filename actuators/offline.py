@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from actuators.parts import StateLock, assemble
+from actuators.parts import Parts, StateLock, assemble
 from actuators.state_dir import JournalError
+from actuators.undo import Ending
 from bus import plugins, tunables
 from bus.config import ConfigError
 from bus.link import LinkError
@@ -24,23 +26,37 @@ def order(folder: Path, ask: Ask) -> Answer:
     if ask.verb not in VERBS:
         raise LinkError(f"no actuator runs, and `{ask.verb}` needs one")
     said: list[str] = []
-    lock = StateLock(folder)
     try:
-        lock.take()
+        with _opened(folder, said) as parts:
+            answer: Answer = getattr(parts.orders, ask.verb)(ask)
     except JournalError as error:
         return Answer(False, [str(error)])
-    parts = assemble(_rows(), folder, said.append, lambda event: None)
-    try:
-        try:
-            said += parts.keeper.open()
-        except JournalError as error:
-            said.append(f"the journal cannot be written: {error}")
-        parts.undo.recover()
-        answer = getattr(parts.orders, ask.verb)(ask)
-    finally:
-        parts.close()
-        lock.close()
     return Answer(answer.ok, [*said, *answer.lines], answer.data)
+
+
+def end_trials(folder: Path, deciders: Collection[str], why: str) -> list[str]:
+    """Put back what these deciders have on trial. Returns what is to be said. LinkError where an actuator has it."""
+    said: list[str] = []
+    try:
+        with _opened(folder, said) as parts:
+            parts.undo.trials(Ending("reverted", why), deciders)
+    except JournalError as error:
+        said.append(str(error))
+    return said
+
+
+@contextlib.contextmanager
+def _opened(folder: Path, said: list[str]) -> Iterator[Parts]:
+    """The parts, with what stands taken up, under the actuator's lock."""
+    with contextlib.closing(StateLock(folder)) as lock:
+        lock.take()
+        with contextlib.closing(assemble(_rows(), folder, said.append, lambda event: None)) as parts:
+            try:
+                said += parts.keeper.open()
+            except JournalError as error:
+                said.append(f"the journal cannot be written: {error}")
+            parts.undo.recover()
+            yield parts
 
 
 def _rows() -> Mapping[str, Tunable]:

@@ -25,7 +25,7 @@ FAIR = 16
 """Wishes per lane and turn."""
 STATUS_S = 1.0
 LEVEL_S = 5.0
-LEASE_S = 0.5
+LEASE_S = 0.25
 """How often leases are looked at."""
 
 

@@ -36,7 +36,7 @@ class Role(Struct, frozen=True, kw_only=True):
     publishes: bool = False
     oneshot_for: str = ""
     """Not a daemon: started again whenever that role has started, and done when it exits."""
-    kind: Literal["actuator", "collector", "decider", "loader"]
+    kind: Literal["deadman", "actuator", "collector", "decider", "loader"]
     summary: str
 
     @property
@@ -46,6 +46,14 @@ class Role(Struct, frozen=True, kw_only=True):
 
 
 FIXED: tuple[Role, ...] = (
+    Role(
+        name="deadman",
+        module="actuators.deadman",
+        # What the actuator has: it does the actuator's work when that cannot.
+        capabilities=("CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_SYS_PTRACE"),
+        kind="deadman",
+        summary="puts back what is on trial when nobody else can any more",
+    ),
     Role(
         name="actuator",
         module="actuators.__main__",

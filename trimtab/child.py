@@ -76,8 +76,9 @@ def _be(role: Role, argv: Sequence[str], notify: Path, inherited: tuple[int, int
         reach.anchor()
         drop(role.uid, {GROUP}, role.capabilities, keep_over_exec=role.kind == "loader")
         # After the drop: a change of credentials clears it (commit_creds in kernel/cred.c). The actuator is given the
-        # time to undo its changes; the others have nothing to put in order.
-        die_with(parent, signal.SIGTERM if role.kind == "actuator" else signal.SIGKILL)
+        # time to undo its changes, the dead-man is there for just this; the others have nothing to put in order.
+        if role.kind != "deadman":
+            die_with(parent, signal.SIGTERM if role.kind == "actuator" else signal.SIGKILL)
         if role.kind == "loader":
             program = _source(role.module)
             os.execv(PYTHON, [PYTHON, "-I", program, *argv])

@@ -19,10 +19,10 @@ from trimtab.child import WATCHDOG_S
 from trimtab.ear import Ear, Signals
 from trimtab.process import Process, ending
 
-STAGES = {"decider": 0, "loader": 0, "collector": 1, "actuator": 2}
+STAGES = {"decider": 0, "loader": 0, "collector": 1, "actuator": 2, "deadman": 3}
 """The order in which kinds of roles stop."""
-STOP_S = (2.0, 4.0, 10.0)
-"""By when, after a stop was asked for, deciders, collectors and the actuator have ended or are killed."""
+STOP_S = (2.0, 4.0, 10.0, 11.0)
+"""By when, after a stop was asked for, deciders, collectors, the actuator and the dead-man have ended or are killed."""
 WRITE_S = 1.0
 LATE_S = 2.0
 SLOW_START_S = 10.0

@@ -1,0 +1,155 @@
+"""The dead-man: puts back what is on trial when nobody else can any more.
+
+    python -I -m actuators.deadman --state-dir DIR
+
+It does nothing while leases run. When one has run out (actuators.leases, CLOCK_BOOTTIME: no clock step and no suspend
+moves it) and the actuator's lock is free, it takes the lock and puts back that decider's trials from the journal, as
+`trimtab rollback` does without an actuator. Where the lock is held by an actuator that should have done so and has not
+(stopped, hung), that process is killed first. It needs none of the other processes, and outlives the supervisor until
+nothing is on trial any more.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from actuators import history, leases, offline
+from actuators.leases import LEASE_NS
+from actuators.parts import BOOT_ID
+from actuators.records import ON_TRIAL
+from actuators.state_dir import LOCK, JournalError
+from bus.config import STATE_DIR
+from bus.link import LinkError
+from bus.notify import notify
+
+LOOK_S = 0.25
+PATIENCE_NS = 700_000_000
+"""How long an actuator that holds the lock has for what it should do itself at the lease's end."""
+SELDOM = 8
+"""Looks between two that also open the journal; leases alone are looked at in each."""
+MARK = "deadman.pid"
+"""The one dead-man of a state directory: a later one takes over."""
+
+
+class Deadman:
+    """Looks, and acts."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._boot_id = BOOT_ID.read_text().strip()
+        self._parent = os.getppid()
+        self._looks = 0
+
+    def run(self, stop: list[int]) -> None:
+        """Until `stop` holds a signal's number, or there is nobody left and nothing to wait for."""
+        self._mark()
+        notify("READY=1")
+        while not stop and not self._orphan():
+            self.look()
+            notify("WATCHDOG=1", "STATUS={}")
+            time.sleep(LOOK_S)
+        notify("STOPPING=1")
+
+    def look(self) -> None:
+        """Put back what has lapsed, if there is anything."""
+        now_ns = leases.now_ns()
+        ends = leases.read(self._folder)
+        self._looks += 1
+        if ends and min(ends.values()) > now_ns and self._looks % SELDOM:
+            return
+        lapsed = {decider: end_ns for decider, end_ns in self._ends(ends).items() if end_ns <= now_ns}
+        if not lapsed:
+            return
+        why = f"dead-man: no sign of life for {LEASE_NS // 1_000_000_000} s"
+        try:
+            for line in offline.end_trials(self._folder, lapsed, why):
+                say(line)
+        except LinkError:
+            if now_ns > min(lapsed.values()) + PATIENCE_NS:
+                self._kill_holder()
+
+    # --- how ------------------------------------------------------------------------------------------------------
+
+    def _ends(self, ends: leases.Ends) -> leases.Ends:
+        """Decider with something on trial -> when its lease ends. A change made after the last save has its own age."""
+        try:
+            changes = history.standing(self._folder)
+        except JournalError:
+            # No journal that can be read: what the leases say is all there is, and originals.log knows what to do.
+            return ends
+        found: leases.Ends = {}
+        for change in changes:
+            if change.boot_id == self._boot_id and change.state in ON_TRIAL:
+                end_ns = max(ends.get(change.decider, 0), change.boot_ns + LEASE_NS)
+                found[change.decider] = max(found.get(change.decider, 0), end_ns)
+        return found
+
+    def _kill_holder(self) -> None:
+        path = self._folder / LOCK
+        with contextlib.suppress(OSError, ValueError):
+            pid = int(path.read_text())
+            holder = os.pidfd_open(pid)
+            try:
+                # Looked at with the pidfd in hand: the number cannot have become another process's in between.
+                if _holds(pid, path.stat().st_ino):
+                    say(f"the actuator (pid {pid}) does not act; killing it")
+                    signal.pidfd_send_signal(holder, signal.SIGKILL)
+            finally:
+                os.close(holder)
+
+    def _mark(self) -> None:
+        with contextlib.suppress(OSError):
+            (self._folder / MARK).write_text(str(os.getpid()))
+
+    def _orphan(self) -> bool:
+        """The supervisor has gone, and there is nothing to wait for, or another dead-man waits."""
+        if os.getppid() == self._parent:
+            return False
+        with contextlib.suppress(OSError):
+            if (self._folder / MARK).read_text() != str(os.getpid()):
+                return True
+        return not self._ends(leases.read(self._folder))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Watch until SIGTERM. Returns 0, or 1 with one line where it cannot."""
+    parser = argparse.ArgumentParser("actuators.deadman", description=__doc__)
+    parser.add_argument("--run-dir", type=Path)
+    parser.add_argument("--state-dir", type=Path, default=STATE_DIR)
+    parser.add_argument("--config", type=Path)
+    options = parser.parse_args(argv)
+    stop: list[int] = []
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: stop.append(number))
+    try:
+        Deadman(options.state_dir).run(stop)
+    except OSError as error:
+        say(f"{error.strerror}: {error.filename}")
+        return 1
+    return 0
+
+
+def say(line: str) -> None:
+    """One line for the operator, if one is left to read it."""
+    with contextlib.suppress(OSError):
+        print(f"deadman: {line}", file=sys.stderr, flush=True)
+
+
+def _holds(pid: int, inode: int) -> bool:
+    """Whether this process has a lock on this file, proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE`."""
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[4] == str(pid) and words[5].rpartition(":")[2] == str(inode):
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    sys.exit(main())
