@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from msgspec import Struct
+from dataclasses import dataclass
 
 from bus.schema import Outcome, Value
 
 SECOND_NS = 1_000_000_000
+ASKED_NS = SECOND_NS
+"""A wish that nothing came of is lost: made again after this (the engine holds back repetitions for as long)."""
 ADVISED_NS = 5 * SECOND_NS
 """In mode advise nothing changes: so often the same advice is repeated."""
 REVERTED_NS = 60 * SECOND_NS
@@ -14,29 +16,34 @@ RETRY_MAX_NS = 60 * SECOND_NS
 """Refusals are taken for an answer for 1 s, then 2 s, at most for so long."""
 
 
-class Limit(Struct):
+@dataclass(slots=True)
+class Limit:
     """One tunable at one place."""
 
     value: int = 0
     t_ns: int = 0
     """When the value was so."""
-    original: int = 0
-    """What stood there before trimtab; 0: not known yet."""
+    original: int = -1
+    """What stood there before trimtab; -1: not known yet."""
     high: int = 0
     """The upper bound; 0: not known yet."""
     held: bool = False
     retry_ns: int = 0
     """No wish before this."""
     backoff_ns: int = 0
+    asked_ns: int = 0
+    """When it was last asked for."""
 
 
 def learn(limit: Limit, value: int, t_ns: int) -> bool:
     """The value at t_ns; True when that is news. Publishers are not in step with each other: the newest holds."""
     if t_ns < limit.t_ns:
         return False
-    changed = value != limit.value
-    limit.value, limit.t_ns = value, t_ns
-    return changed
+    limit.t_ns = t_ns
+    if value == limit.value:
+        return False
+    limit.value, limit.asked_ns = value, 0
+    return True
 
 
 def bounds(limit: Limit, event: Value) -> None:
@@ -61,5 +68,10 @@ def answered(limit: Limit, event: Outcome) -> None:
 
 
 def may(limit: Limit, t_ns: int) -> bool:
-    """Whether it may be asked for now."""
-    return not limit.held and t_ns >= limit.retry_ns
+    """Whether to ask for it now: not held, not refused, not asked for a moment ago."""
+    return not limit.held and t_ns >= limit.retry_ns and t_ns >= limit.asked_ns + ASKED_NS
+
+
+def asked(limit: Limit, t_ns: int) -> None:
+    """A wish for it goes out."""
+    limit.asked_ns = t_ns

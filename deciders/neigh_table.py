@@ -10,84 +10,36 @@ at every instant. One wish at a time, each made from the newest limits that any 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Annotated, Any
+from typing import Any
 
-from msgspec import Meta, Struct
+from msgspec import Struct
 
-from bus.schema import VERSION, Attached, NeighEntries, NeighTable, Netns, Outcome, Value, Wish
-from deciders.limit import Limit, answered, bounds, learn, may
+from bus.schema import Attached, NeighEntries, NeighTable, Netns, Outcome, Value, Wish
+from deciders.limit import Limit, answered, bounds, learn
+from deciders.neigh_room import FAMILIES, Policy, Table, measure, next_wish
+
+__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
 
 NAME = "neigh_table"
 TOPICS = (NeighEntries, NeighTable, Attached, Netns, Value, Outcome)
 
-SECOND_NS = 1_000_000_000
-VALID_NS = SECOND_NS
-RATE_MIN_NS = 5_000_000
-"""Two observations nearer than this say nothing of a rate."""
-RATE_NS = 100_000_000
-"""The rate is that of the last one or two spans of this length."""
-BLIND_NS = 60 * SECOND_NS
+BLIND_NS = 60_000_000_000
 """Unobserved for longer than this, nobody knows that the table was empty in between."""
-DEAD_BAND = 128
-"""Changes below a 128th are not worth a write (the gate refuses them, too)."""
 PREFIX_MIN = 256
 ATTACHED_MAX = 8192
-FAMILIES = {2: "ipv4", 10: "ipv6"}
-TABLES = {2: "ARP", 10: "ND"}
-
-
-class Policy(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings, `policy.neigh_table` in the configuration."""
-
-    full: Annotated[float, Meta(gt=0, le=1)] = 0.75
-    """Grow when so much of gc_thresh3 is used."""
-    filling: Annotated[float, Meta(gt=0, le=1)] = 0.4
-    """From this much on, grow when it would be full within headroom_s."""
-    headroom_s: Annotated[float, Meta(ge=0, le=60)] = 0.5
-    factor: Annotated[float, Meta(gt=1, le=2)] = 2.0
-    """Growth at once."""
-    floor_ceiling: Annotated[int, Meta(ge=16)] = 8192
-    """gc_thresh3 may always grow up to here."""
-    per_host: Annotated[int, Meta(ge=1)] = 4
-    """And up to this times the hosts that the attached prefixes can hold, each prefix counting for 256 at least."""
-    empty: Annotated[float, Meta(ge=0, le=0.3)] = 0.1
-    """Shrink when no more than this was used ..."""
-    idle_s: Annotated[float, Meta(ge=1)] = 600.0
-    """... for so long; halve again after a quarter of it."""
-
-
-class _Table(Struct):
-    """One of the two tables."""
-
-    family: int
-    levels: dict[int, Limit]
-    first: tuple[int, int, int] = (0, 0, 0)
-    """The thresholds as they were when first seen: their proportion holds until the originals are known."""
-    t_ns: int = 0
-    entries: int = 0
-    refused: int = 0
-    fill_per_s: float = 0.0
-    marks: tuple[int, int, int, int] = (0, 0, 0, 0)
-    """Two earlier observations that the rate is measured from: time, entries, time, entries."""
-    quiet_ns: int = 0
-    """Since when the table has been empty."""
-    goal: int = 0
-    """Where gc_thresh3 is going down to; 0 when it is not."""
-    attached: int = 0
-    """Hosts that the attached prefixes hold, all namespaces."""
 
 
 class State(Struct):
     """Everything known. Bounded: two tables, and ATTACHED_MAX namespaces."""
 
     policy: Policy
-    tables: dict[int, _Table]
+    tables: dict[int, Table]
     hosts: dict[tuple[int, int], int]
 
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    tables = {family: _Table(family, {level: Limit() for level in (1, 2, 3)}) for family in FAMILIES}
+    tables = {family: Table(family, {level: Limit() for level in (1, 2, 3)}) for family in FAMILIES}
     return State(policy, tables, {})
 
 
@@ -110,10 +62,10 @@ def _on_table(state: State, event: NeighEntries | NeighTable) -> Sequence[Wish]:
     table.first = table.first if table.first[2] else thresholds
     for number, value in enumerate(thresholds, 1):
         learn(table.levels[number], value, event.t_ns)
-    _measure(table)
+    measure(table)
     if event.entries > state.policy.empty * event.gc_thresh3:
         table.quiet_ns, table.goal = event.t_ns, 0
-    return _next(state, table, event)
+    return next_wish(state.policy, table, event)
 
 
 def _on_attached(state: State, event: Attached) -> Sequence[Wish]:
@@ -158,122 +110,7 @@ def _on_outcome(state: State, event: Outcome) -> Sequence[Wish]:
 def _told(state: State, place: tuple[int, int], event: Value | Outcome) -> Sequence[Wish]:
     table = state.tables[place[0]]
     learn(table.levels[place[1]], event.value, event.t_ns)
-    return _next(state, table, event) if table.t_ns else ()
-
-
-def _measure(table: _Table) -> None:
-    """Entries per second, the larger of the rates over the last one and the last two spans."""
-    old_ns, old, new_ns, new = table.marks
-    rates = [
-        (table.entries - entries) * SECOND_NS / (table.t_ns - t_ns)
-        for t_ns, entries in ((old_ns, old), (new_ns, new))
-        if t_ns and table.t_ns - t_ns >= RATE_MIN_NS
-    ]
-    table.fill_per_s = max(0.0, *rates) if rates else table.fill_per_s
-    if table.t_ns - new_ns >= RATE_NS:
-        table.marks = (new_ns, new, table.t_ns, table.entries)
-
-
-def _next(state: State, table: _Table, event: Any) -> Sequence[Wish]:
-    """The one thing most wanted now: more room, then order among the thresholds, then less room."""
-    three = table.levels[3]
-    limit, policy = three.value, state.policy
-    left_s = _headroom_s(table)
-    if table.entries >= policy.full * limit or (table.entries >= policy.filling * limit and left_s < policy.headroom_s):
-        table.goal = 0
-        want = min(int(limit * policy.factor), _ceiling(state, table))
-        if _worth(limit, want) and want > limit and may(three, event.t_ns):
-            return (_wish(state, table, 3, want, _why_full(table, left_s), event),)
-    if not table.goal:
-        return _follow(state, table, event) or _shrink(state, table, event)
-    return _shrink(state, table, event)
-
-
-def _follow(state: State, table: _Table, event: Any) -> Sequence[Wish]:
-    """gc_thresh2 and then 1 rise after gc_thresh3."""
-    three = table.levels[3].value
-    for number in (2, 1):
-        level = table.levels[number]
-        want = min(_share(table, number, three), int(level.value * state.policy.factor))
-        want = min(want, table.levels[number + 1].value, level.high or want)
-        if want > level.value and _worth(level.value, want) and may(level, event.t_ns):
-            why = f"{TABLES[table.family]} table: keeps its proportion to gc_thresh3, which is {three}"
-            return (_wish(state, table, number, want, why, event),)
-    return ()
-
-
-def _shrink(state: State, table: _Table, event: Any) -> Sequence[Wish]:
-    """Halfway back to the originals, 1 before 2 before 3."""
-    three, policy = table.levels[3], state.policy
-    if any(not level.original for level in table.levels.values()):
-        return ()
-    idle_ns = int(policy.idle_s * SECOND_NS)
-    if not table.goal:
-        if table.t_ns - table.quiet_ns < idle_ns or three.value <= three.original or three.held:
-            return ()
-        table.goal = max(three.original, (three.value + 1) // 2)
-    for number in (1, 2, 3):
-        level = table.levels[number]
-        lowest = max(level.original, _share(table, number, table.goal))
-        if number == 3:
-            lowest = max(table.goal, table.levels[2].value)
-        want = max(lowest, (level.value + 1) // 2)
-        if want < level.value and not level.held:
-            if not may(level, event.t_ns):
-                return ()
-            why = (
-                f"{TABLES[table.family]} table: {table.entries} entries, and for {policy.idle_s:g} s no more than"
-                f" {policy.empty:.0%} of {three.value}; back towards {level.original}"
-            )
-            return (_wish(state, table, number, want, why, event),)
-    # There: the next halving after another quarter.
-    table.goal, table.quiet_ns = 0, table.t_ns - idle_ns + idle_ns // 4
-    return ()
-
-
-def _share(table: _Table, number: int, three: int) -> int:
-    """What belongs to gc_thresh3 = three, in the proportion of the originals (or of what was first seen)."""
-    levels = table.levels
-    known = all(level.original for level in levels.values())
-    base = tuple(levels[n].original for n in (1, 2, 3)) if known else table.first
-    return min(three, base[number - 1] * three // base[2])
-
-
-def _ceiling(state: State, table: _Table) -> int:
-    ceiling = max(state.policy.floor_ceiling, state.policy.per_host * table.attached)
-    return min(ceiling, table.levels[3].high or ceiling)
-
-
-def _headroom_s(table: _Table) -> float:
-    left = table.levels[3].value - table.entries
-    return left / table.fill_per_s if table.fill_per_s > 0 else float("inf")
-
-
-def _worth(value: int, want: int) -> bool:
-    return abs(want - value) > value // DEAD_BAND
-
-
-def _why_full(table: _Table, left_s: float) -> str:
-    text = f"{TABLES[table.family]} table: {table.entries} of {table.levels[3].value} entries"
-    if left_s < 60:
-        text += f", filling by {table.fill_per_s:.0f}/s: full in {left_s * 1000:.0f} ms"
-    return text
-
-
-def _wish(state: State, table: _Table, number: int, want: int, why: str, event: Any) -> Wish:
-    evidence: dict[str, int | str] = {
-        "event": f"{type(event).__name__}@{event.t_ns}",
-        "entries": table.entries,
-        "gc_thresh1": table.levels[1].value,
-        "gc_thresh2": table.levels[2].value,
-        "gc_thresh3": table.levels[3].value,
-        "fill_per_s": int(table.fill_per_s),
-        "refused": table.refused,
-        "attached_hosts": min(table.attached, 2**63 - 1),
-        "ceiling": min(_ceiling(state, table), 2**63 - 1),
-    }
-    name = f"net.{FAMILIES[table.family]}.neigh.default.gc_thresh{number}"
-    return Wish(VERSION, event.t_ns, VALID_NS, name, 0, 0, table.levels[number].value, want, why, evidence)
+    return next_wish(state.policy, table, event) if table.t_ns else ()
 
 
 _PLACES = {

@@ -14,9 +14,11 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders.flow import ALL, SAMPLES_MIN, SPAN_MAX_NS, SPAN_MIN_NS, Flow, add, begin
+from deciders.flow import ALL, SAMPLES_MIN, SPAN_MIN_NS, Flow, add
 from deciders.limit import answered, bounds
-from deciders.tcp_growth import Knob, Policy, Sample, SocketEvent, come_down, go_back, learn_limit, weigh
+from deciders.tcp_growth import come_down, go_back, weigh
+from deciders.tcp_limit import Policy, Sample, learn_limit
+from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
 
 __all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
 
@@ -41,21 +43,6 @@ ON_ITS_WAY = 0.6
 """Of the memory charged to the buffer; the rest is overhead, or data that waits to be paced out."""
 FREE = 0.85
 """Below this share of the congestion window, or of the peer's, that is not what limits."""
-IN_USE = 0.4
-FLOWS_MAX = 4096
-KNOBS_MAX = 4096
-
-
-class Side(Struct):
-    """All of one direction. Bounded: KNOBS_MAX namespaces, FLOWS_MAX flows (the one silent longest goes first)."""
-
-    tunable: str
-    probe: str
-    noun: str
-    knobs: dict[int, Knob]
-    flows: dict[tuple[int, int], Flow]
-    heard_ns: int = 0
-    """When the probe was last known to work."""
 
 
 class State(Struct):
@@ -82,27 +69,27 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
         return ()
     side, policy = state.receive, state.policy
     t_ns, total, rtt_us = event.t_ns, event.received_bytes, event.rcv_rtt_us or event.srtt_us
-    knob = _seen(side, event, event.rcvbuf_bytes)
-    flow = _flow(side, knob, event, total, rtt_us)
+    knob = seen(side, event, event.rcvbuf_bytes)
+    flow = flow_of(side, knob, event, total, rtt_us)
     if flow is None:
         return ()
-    window = flow.window = max(flow.window, event.rcv_wnd_bytes)
+    window, buffer = event.rcv_wnd_bytes, event.rcvbuf_bytes
+    if window < flow.window:
+        window = flow.window
     span_ns = t_ns - flow.t_ns
-    if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us or not window:
+    if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us or not window or not buffer:
+        flow.window = window
         return ()
     reads = window >= READS * event.window_clamp_bytes
     # What the window can become when the buffer has grown to the limit.
-    largest = window * max(event.limit_bytes, event.rcvbuf_bytes) // max(event.rcvbuf_bytes, 1)
+    largest = window * event.limit_bytes // buffer if buffer < event.limit_bytes else window
     add(flow, t_ns, total, rtt_us, largest if reads else 0)
+    limiting = _fills(policy, flow, event, largest) and reads and buffer >= policy.near * event.limit_bytes
+    if not (limiting or knob.attempt or knob.back):
+        return ()
     widest = 65535 << min(event.wscale, WSCALE_MAX)
     scale_bytes = 2 * widest if event.rcv_wnd_bytes >= WSCALE_FULL * widest else 0
-    near = event.rcvbuf_bytes >= policy.near * event.limit_bytes
-    limiting = _fills(policy, flow, event, largest) and near and reads
-    return weigh(
-        policy,
-        knob,
-        Sample(event, flow, event.rcvbuf_bytes, event.copied_per_rtt_bytes, limiting, scale_bytes),
-    )
+    return weigh(policy, knob, Sample(event, flow, buffer, event.copied_per_rtt_bytes, limiting, scale_bytes))
 
 
 def _fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
@@ -111,13 +98,13 @@ def _fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
     Early matters: the kernel enlarges a receive buffer only when more is copied in a round trip than ever before
     (tcp_rcv_space_adjust), so a flow that has stayed at its limit for long seldom takes what a raised limit allows.
     """
-    least, record, before = policy.window_used * largest, event.copied_per_rtt_bytes, flow.record
+    record, before = event.copied_per_rtt_bytes, flow.record
     flow.record = record
     if event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0:
-        return record * min(2.0, record / before) >= least
+        return record * min(2.0, record / before) >= policy.window_used * largest
     if flow.samples >= SAMPLES_MIN:
         return flow.used >= policy.window_used
-    return flow.last_used >= policy.window_used and record >= least
+    return flow.last_used >= policy.window_used and record >= policy.window_used * largest
 
 
 def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
@@ -125,17 +112,19 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
         return ()
     side, policy = state.send, state.policy
     t_ns, total, rtt_us = event.t_ns, event.acked_bytes, event.srtt_us
-    knob = _seen(side, event, event.sndbuf_bytes)
-    flow = _flow(side, knob, event, total, rtt_us)
+    knob = seen(side, event, event.sndbuf_bytes)
+    flow = flow_of(side, knob, event, total, rtt_us)
     if flow is None:
         return ()
     span_ns = t_ns - flow.t_ns
     if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us:
         return ()
     add(flow, t_ns, total, rtt_us, ALL if _held_back(event) else 0)
-    sure = flow.samples >= SAMPLES_MIN
-    limiting = sure and flow.used >= policy.send_used and event.sndbuf_bytes >= policy.near * event.limit_bytes
-    return weigh(policy, knob, Sample(event, flow, event.sndbuf_bytes, 0, limiting, 0))
+    buffer, enough = event.sndbuf_bytes, flow.samples >= SAMPLES_MIN
+    limiting = enough and flow.used >= policy.send_used and buffer >= policy.near * event.limit_bytes
+    if not (limiting or knob.attempt or knob.back):
+        return ()
+    return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 
 
 def _held_back(event: TcpSndBuf) -> bool:
@@ -153,51 +142,11 @@ def _held_back(event: TcpSndBuf) -> bool:
     )
 
 
-def _seen(side: Side, event: SocketEvent, buffer_bytes: int) -> Knob:
-    """The limit that the event is about, with what the event tells of it."""
-    knob = side.knobs.get(event.netns) or _new_knob(side, event)
-    t_ns = event.t_ns
-    if t_ns >= knob.t_ns:
-        if event.limit_bytes != knob.value:
-            learn_limit(knob, event.limit_bytes, t_ns)
-        knob.t_ns = t_ns
-        if buffer_bytes >= IN_USE * event.limit_bytes:
-            knob.need_ns = max(t_ns, knob.need_ns)
-    return knob
-
-
-def _new_knob(side: Side, event: SocketEvent | Value) -> Knob:
-    if len(side.knobs) >= KNOBS_MAX:
-        del side.knobs[next(iter(side.knobs))]
-    knob = side.knobs[event.netns] = Knob(
-        tunable=side.tunable, noun=side.noun, netns=event.netns, netns_ino=event.netns_ino, need_ns=event.t_ns
-    )
-    return knob
-
-
-def _flow(side: Side, knob: Knob, event: SocketEvent, total: int, rtt_us: int) -> Flow | None:
-    """The flow, when the event adds to a span that began under the limit in force."""
-    key = (knob.netns, event.socket)
-    flow = side.flows.pop(key, None)
-    if flow is None:
-        flow = Flow()
-        if len(side.flows) >= FLOWS_MAX:
-            del side.flows[next(iter(side.flows))]
-    side.flows[key] = flow
-    since_ns = event.t_ns - flow.t_ns
-    if flow.epoch == knob.epoch and 0 <= since_ns < SPAN_MAX_NS and total >= flow.total:
-        return flow
-    # What arrives within a round trip of a change was sent before it.
-    if since_ns > 0 and event.t_ns >= knob.changed_ns + rtt_us * 1000:
-        begin(flow, knob.epoch, event.t_ns, total)
-    return None
-
-
 def _on_value(state: State, event: Value) -> Sequence[Wish]:
     side = _side(state, event.tunable)
     if side is None:
         return ()
-    knob = side.knobs.get(event.netns) or _new_knob(side, event)
+    knob = knob_of(side, event)
     bounds(knob, event)
     learn_limit(knob, event.value, event.t_ns)
     if knob.back:
@@ -220,23 +169,15 @@ def _on_probe(state: State, event: Probe) -> Sequence[Wish]:
     for side in (state.receive, state.send):
         if event.name == side.probe:
             if event.t_ns - side.heard_ns > DEAF_NS:
-                _unknown(side, event.t_ns)
+                needed(side, event.t_ns)
             side.heard_ns = event.t_ns if event.road else 0
     return ()
 
 
-def _unknown(side: Side, t_ns: int) -> None:
-    """What has been needed until now is not known: take it that all was."""
-    for knob in side.knobs.values():
-        knob.need_ns = max(knob.need_ns, t_ns)
-
-
 def _on_netns(state: State, event: Netns) -> Sequence[Wish]:
     if not event.alive:
-        for side in (state.receive, state.send):
-            if side.knobs.pop(event.netns, None) is not None:
-                for key in [key for key in side.flows if key[0] == event.netns]:
-                    del side.flows[key]
+        forget(state.receive, event.netns)
+        forget(state.send, event.netns)
     return ()
 
 
