@@ -65,7 +65,6 @@ PATIENCE = 3
 """After so many soaks, a change of which not enough could be measured is put back."""
 SERIES_MAX = 2048
 CASES_MAX = 4096
-ENDED_MAX = 1024
 
 
 class State(Struct):
@@ -76,8 +75,6 @@ class State(Struct):
     series: dict[Key, Series]
     cases: dict[int, Case]
     """By the change's number, in the order in which they were first heard of."""
-    ended: dict[int, int]
-    """Change -> when it was heard to have ended: news from before that is old."""
     now_ns: int = 0
     pages: int = 0
     """Of memory, in the host."""
@@ -87,7 +84,7 @@ class State(Struct):
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    return State(policy, Flows(), {}, {}, {})
+    return State(policy, Flows(), {}, {})
 
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
@@ -124,7 +121,7 @@ def _on_netns(state: State, event: Netns) -> Sequence[Verdict]:
             state.own = event.netns
         return ()
     for number in [number for number, case in state.cases.items() if case.trial.netns == event.netns]:
-        _end(state, number, event.t_ns)
+        del state.cases[number]
     for key in [key for key in state.series if key[1] == event.netns and ROWS[key[0]].per == "netns"]:
         del state.series[key]
     state.flows.forget(event.netns)
@@ -144,8 +141,6 @@ def _series(state: State, key: Key) -> Series:
 
 
 def _on_trial(state: State, event: Trial) -> Sequence[Verdict]:
-    if event.t_ns <= state.ended.get(event.change, -1):
-        return ()
     case = state.cases.get(event.change)
     if case is None:
         if len(state.cases) >= CASES_MAX:
@@ -199,15 +194,9 @@ def _on_outcome(state: State, event: Outcome) -> Sequence[Verdict]:
     if event.verdict not in ("reverted", "confirmed", "ceded"):
         return ()
     ours = [case for case in state.cases.values() if case.key == (event.tunable, event.netns)]
-    going = min((case.trial.change for case in ours if case.decision and not case.decision.confirm), default=None)
     for case in ours:
-        number = case.trial.change
-        undone = event.verdict == "reverted" and going is not None and number >= going <= event.change
-        if number == event.change or event.verdict == "ceded" or undone:
-            _end(state, number, event.t_ns)
-        else:
-            # It may have gone along; if not, the actuator will say so.
-            case.seen_ns = min(case.seen_ns, event.t_ns - SEEN_NS)
+        # Which changes of the key have ended with it, the actuator tells by naming only the others from now on.
+        case.doubt_ns = max(case.doubt_ns, event.t_ns)
     if event.verdict == "reverted":
         _recover(state, [watch.key for case in ours for watch in case.watches], event.t_ns)
     return ()
@@ -219,13 +208,6 @@ def _recover(state: State, keys: Sequence[Key], t_ns: int) -> None:
         for watch in case.watches:
             if watch.key in keys:
                 watch.streak, watch.from_ns = 0, max(watch.from_ns, t_ns)
-
-
-def _end(state: State, number: int, t_ns: int) -> None:
-    state.cases.pop(number, None)
-    state.ended[number] = max(t_ns, state.ended.pop(number, 0))
-    if len(state.ended) > ENDED_MAX:
-        del state.ended[next(iter(state.ended))]
 
 
 # --- each second --------------------------------------------------------------------------------------------------
@@ -242,25 +224,23 @@ def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
         window = tick(ROWS[key[0]], series, event.t_ns, window_ns)
         if window:
             windows[key] = window
-    for number in [n for n, case in state.cases.items() if event.t_ns - case.seen_ns > FORGET_NS]:
+    for number in [number for number, case in state.cases.items() if _gone(case, event.t_ns)]:
         del state.cases[number]
-    going = _going(state)
-    for case in list(state.cases.values()):
-        if case.decision is None and case.trial.change < going.get(case.key, case.trial.change + 1):
-            _tend(state, case, windows, min(passed_ns, TICK_MAX_NS))
+    going: set[tuple[str, int]] = set()
+    waiting: set[tuple[str, int]] = set()
+    for case in sorted(state.cases.values(), key=lambda case: case.trial.change):
+        # With a change that is to be put back go all later ones of its key; and none stays before those before it do.
+        if case.decision is None and case.key not in going:
+            _tend(state, case, windows, min(passed_ns, TICK_MAX_NS), case.key not in waiting)
+        if case.decision is None:
+            waiting.add(case.key)
+        elif not case.decision.confirm:
+            going.add(case.key)
     return [_verdict(case, event) for case in state.cases.values() if case.decision and _seen(case, event.t_ns)]
 
 
-def _going(state: State) -> dict[tuple[str, int], int]:
-    """Key -> the first of its changes that is to be put back, and all later ones with it."""
-    going: dict[tuple[str, int], int] = {}
-    for case in state.cases.values():
-        if case.decision and not case.decision.confirm:
-            going[case.key] = min(case.trial.change, going.get(case.key, case.trial.change))
-    return going
-
-
-def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int) -> None:
+def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int, first: bool) -> None:
+    """first: nothing of the same key is older and undecided."""
     now_ns, soak_ns = state.now_ns, int(state.policy.soak_s * SECOND_NS)
     for worse in _look(state, case, windows):
         _blame(state, worse)
@@ -271,7 +251,7 @@ def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int) 
     if not deaf and _seen(case, now_ns):
         case.soaked_ns += passed_ns
     if case.soaked_ns >= soak_ns:
-        if not in_streak(case, now_ns):
+        if first and not in_streak(case, now_ns):
             case.decision = confirmation(case, now_ns)
     elif case.waited_ns >= PATIENCE * soak_ns:
         case.decision = unmeasured(case, case.trial.guards)
@@ -309,7 +289,12 @@ def _blame(state: State, worse: Watch) -> None:
 
 
 def _seen(case: Case, now_ns: int) -> bool:
-    return now_ns - case.seen_ns < SEEN_NS
+    return case.seen_ns > case.doubt_ns and now_ns - case.seen_ns < SEEN_NS
+
+
+def _gone(case: Case, now_ns: int) -> bool:
+    ended = case.seen_ns <= case.doubt_ns < now_ns - SEEN_NS
+    return ended or now_ns - case.seen_ns > FORGET_NS
 
 
 def _verdict(case: Case, event: Tick) -> Verdict:

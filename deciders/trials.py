@@ -17,6 +17,8 @@ from deciders.signals import BY_NAME, ROWS, SPEED_ROW
 
 Key = tuple[int, int]
 """A row of ROWS and a place: one series."""
+WHY_MAX = 390
+"""A message holds 400, and the actuator says whose words they are."""
 STREAK_NS = 120 * SECOND_NS
 """A streak without a new window for so long has ended."""
 
@@ -83,6 +85,8 @@ class Case(Struct):
     """For each guard that can always be read, the series of which one must be heard for time to count."""
     seen_ns: int
     """When the actuator last said that it is on trial."""
+    doubt_ns: int = 0
+    """When something became of a change of this key, perhaps of this one."""
     soaked_ns: int = 0
     waited_ns: int = 0
     decision: Decision | None = None
@@ -162,7 +166,7 @@ def regression(case: Case, worse: Watch, now_ns: int) -> Decision:
     lasted_s = (worse.end_ns - worse.onset_ns) // SECOND_NS
     after_s = max(0, worse.onset_ns - case.trial.since_ns) // SECOND_NS
     why = (
-        f"{signal.name} got worse {after_s} s after the change, for {lasted_s} s now:"
+        f"{signal.name} got worse {after_s} s after the change, and for {lasted_s} s:"
         f" {signal.show(worse.latest)} {signal.what}, {signal.show(base.mean)} before"
         f" (noise and margin end at {signal.show(worse.limit)})"
     )
@@ -201,7 +205,7 @@ def confirmation(case: Case, now_ns: int) -> Decision:
             name = f"{ROWS[watch.key[0]].name}_{ROWS[watch.key[0]].topic.__name__}"
             evidence[f"{name}_ppm"] = ppm(watch.latest)
             evidence[f"{name}_before_ppm"] = ppm(watch.baseline.mean)
-    return Decision(True, why[:400], evidence)
+    return Decision(True, why[:WHY_MAX], evidence)
 
 
 def speed_of(watches: Mapping[Key, Watch], place: int) -> Speed:
