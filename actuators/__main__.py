@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -79,7 +79,8 @@ def _run(options: argparse.Namespace, settings: Config) -> bool:
         writer = Writer(parts, settings.netns)
         modes = Modes(parts, writer, lock, deciders)
         modes.start(settings.mode)
-        lanes = stack.enter_context(contextlib.closing(Lanes(options.run_dir, deciders, publisher)))
+        heard = _with_lane(deciders, options)
+        lanes = stack.enter_context(contextlib.closing(Lanes(options.run_dir, heard, publisher)))
         return Service(parts, writer, modes, lanes, events).run(stop)
 
 
@@ -90,6 +91,18 @@ def _rows(settings: Config) -> Mapping[str, Tunable]:
     except ValueError as error:
         raise ConfigError(str(error)) from None
     return config.narrowed(rows, settings)
+
+
+def _with_lane(deciders: Iterable[str], options: argparse.Namespace) -> list[str]:
+    """Those for whom there is a directory: a tuner that was installed since the supervisor started has none."""
+    found = []
+    for name in deciders:
+        folder = roles.wish_path(options.run_dir, name).parent
+        if folder.is_dir():
+            found.append(name)
+        else:
+            say(f"deaf to {name}: there is no {folder}")
+    return found
 
 
 @contextlib.contextmanager
