@@ -14,7 +14,7 @@ from bus.roles import BUILT_IN_DECIDERS, FIXED, UID_BASE, Role
 
 ALL = roles.roles(BUILT_IN_DECIDERS)
 every_role = pytest.mark.parametrize("role", ALL, ids=[role.name for role in ALL])
-PRIVILEGED = {"actuator", "loader", "collector-netlink"}
+PRIVILEGED = {"actuator", "deadman", "loader", "collector-netlink"}
 
 
 @every_role
@@ -38,7 +38,7 @@ def test_only_those_that_must_have_capabilities(role: Role) -> None:
 
 @every_role
 def test_only_writer_and_loader_stay_root(role: Role) -> None:
-    assert (role.uid == 0) == (role.kind in ("actuator", "loader"))
+    assert (role.uid == 0) == (role.kind in ("actuator", "deadman", "loader"))
 
 
 @every_role
@@ -64,8 +64,8 @@ def test_a_decider_has_no_privilege_and_no_publisher() -> None:
     assert role.uid
 
 
-def test_the_writer_starts_first_and_deciders_last() -> None:
-    assert ALL[0].name == "actuator"
+def test_the_dead_man_starts_first_then_the_writer_and_deciders_last() -> None:
+    assert [role.name for role in ALL[:2]] == ["deadman", "actuator"]
     assert [role.kind for role in ALL[-len(BUILT_IN_DECIDERS) :]] == ["decider"] * len(BUILT_IN_DECIDERS)
 
 
