@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 
@@ -19,7 +18,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command. Returns its exit code; click's own 2 for a usage error would mean "changes pending" here."""
     try:
         code = cli.main(args=None if argv is None else list(argv), prog_name="trimtab", standalone_mode=False)
-        sys.stdout.flush()
     except click.UsageError as error:
         error.show()
         return exits.USAGE
@@ -28,10 +26,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         return exits.ERROR
     except (click.Abort, KeyboardInterrupt):
         return exits.INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read has seen enough; the interpreter must not complain again when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return exits.FINE
     except exits.expected() as error:
         print(f"trimtab: {exits.line(error)}", file=sys.stderr)
         return exits.code(error)

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from trimtab.options import MODES, as_json, dirs, netns, version
+from trimtab.options import MODES, Commands, as_json, dirs, netns, version
 
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, "
@@ -15,7 +15,9 @@ EPILOG = (
 )
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG)
+@click.group(
+    cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100}, epilog=EPILOG
+)
 @version
 def cli() -> None:
     """Tunes this host's kernel, and can undo it.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,6 +13,20 @@ import click
 F = TypeVar("F", bound=Callable[..., Any])
 MODES = ("observe", "advise", "enforce")
 FOLDER = click.Path(path_type=Path, file_okay=False)
+
+
+class Commands(click.Group):
+    """A group whose commands end in peace when whoever read their output has seen enough; click would exit with 1."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # Else the interpreter complains when it flushes what is left.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+            raise click.exceptions.Exit(0) from None
+        return result
 
 
 def dirs(command: F) -> F:
