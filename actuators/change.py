@@ -70,8 +70,7 @@ class Writer:
         kept = self._keeper.standing.get(spot)
         if kept and kept.stands != value:
             self._undo.cede(kept, value)
-        answer = gate.admit(row, self._bounds[row.name], wish, asker, self._view(row, wish, value),
-                            time.monotonic_ns())
+        answer = gate.admit(row, self._bounds[row.name], wish, asker, self._view(row, wish, value), time.monotonic_ns())
         if isinstance(answer, Refused):
             return answer
         intent = self._intent(wish, asker, answer)
@@ -90,9 +89,12 @@ class Writer:
         spot = Spot(wish.tunable, wish.netns)
         kept = self._keeper.standing.get(spot)
         return View(
-            value, kept.original if kept else value, self._keeper.held(spot),
+            value,
+            kept.original if kept else value,
+            self._keeper.held(spot),
             self._kernel.related((*row.at_most, *row.at_least), wish.netns, wish.netns_ino),
-            self._keeper.changed_ns(spot), self._fence,
+            self._keeper.changed_ns(spot),
+            self._fence,
         )
 
     def _intent(self, wish: Wish, asker: str, grant: Grant) -> Intent:
@@ -146,8 +148,10 @@ class Writer:
         self.refused[refused.kind] += 1
         if (asker, refused.kind) not in self._said:
             self._said.add((asker, refused.kind))
-            self._voice.say(f"refused {asker}'s wish for {wish.tunable} ({refused.kind}): {refused.reason}  "
-                            "[the first of its kind; the others are counted in `trimtab status`]")
+            self._voice.say(
+                f"refused {asker}'s wish for {wish.tunable} ({refused.kind}): {refused.reason}  "
+                "[the first of its kind; the others are counted in `trimtab status`]"
+            )
         second = time.monotonic_ns() // 1_000_000_000
         if second != self._second:
             self._second = second
@@ -159,6 +163,16 @@ class Writer:
 
     def _tell(self, wish: Wish, decider: str, verdict: Verdict, why: str, value: int, change: int) -> None:
         self._voice.emit(
-            Outcome(time.monotonic_ns(), decider, wish.tunable, wish.netns, wish.believed, wish.want, verdict,
-                    clipped(why), value, change)
+            Outcome(
+                time.monotonic_ns(),
+                decider,
+                wish.tunable,
+                wish.netns,
+                wish.believed,
+                wish.want,
+                verdict,
+                clipped(why),
+                value,
+                change,
+            )
         )

@@ -73,9 +73,7 @@ def screen(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int], 
     return _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns)
 
 
-def admit(
-    row: Tunable | None, bounds: Bounds, wish: Wish, asker: str, view: View, now_ns: int
-) -> Grant | Refused:
+def admit(row: Tunable | None, bounds: Bounds, wish: Wish, asker: str, view: View, now_ns: int) -> Grant | Refused:
     """Grant the wish, or refuse it for the first thing that is wrong. now_ns: CLOCK_MONOTONIC."""
     if row is None:
         return _unknown(wish)
@@ -188,5 +186,11 @@ def _relations(case: _Case) -> Refused | None:
 
 
 _CHECKS: tuple[Callable[[_Case], Refused | None], ...] = (
-    _held, _believed, _range, _bounds, _step, _pace, _relations,
+    _held,
+    _believed,
+    _range,
+    _bounds,
+    _step,
+    _pace,
+    _relations,
 )

@@ -131,8 +131,10 @@ class Journal:
         """In quiet moments: write counted repeats, move the WAL into the database, keep originals.log short."""
         if self._repeats:
             with self._store.transaction() as db:
-                db.executemany("UPDATE changes SET repeats = repeats + ? WHERE id = ?",
-                               [(count, number) for number, count in self._repeats.items()])
+                db.executemany(
+                    "UPDATE changes SET repeats = repeats + ? WHERE id = ?",
+                    [(count, number) for number, count in self._repeats.items()],
+                )
             self._repeats.clear()
         self._store.checkpoint()
         if self._originals.too_large:
@@ -158,23 +160,29 @@ class Journal:
 
     def holds(self) -> list[Hold]:
         """Every hold that counts in this boot."""
-        rows = self._store.read("SELECT boot_id, tunable, netns, why, since_tai_ns FROM holds WHERE boot_id IN (?, ?)",
-                                (EVER, self._boot_id))
-        return [Hold(Spot(tunable, netns), why, since_ns, boot_id == EVER)
-                for boot_id, tunable, netns, why, since_ns in rows]
+        rows = self._store.read(
+            "SELECT boot_id, tunable, netns, why, since_tai_ns FROM holds WHERE boot_id IN (?, ?)",
+            (EVER, self._boot_id),
+        )
+        return [
+            Hold(Spot(tunable, netns), why, since_ns, boot_id == EVER)
+            for boot_id, tunable, netns, why, since_ns in rows
+        ]
 
     def changed_since(self, t_ns: int) -> list[tuple[Spot, int]]:
         """(key, CLOCK_MONOTONIC) of every change of this boot later than t_ns, oldest first."""
         rows = self._store.read(
             "SELECT tunable, netns, t_ns FROM changes WHERE boot_id = ? AND t_ns > ? AND state <> 'advised' "
-            "ORDER BY id", (self._boot_id, t_ns),
+            "ORDER BY id",
+            (self._boot_id, t_ns),
         )
         return [(Spot(tunable, netns), at_ns) for tunable, netns, at_ns in rows]
 
     def counts(self) -> dict[str, int]:
         """How many changes of this boot are in each state."""
-        return dict(self._store.read("SELECT state, count(*) FROM changes WHERE boot_id = ? GROUP BY state",
-                                     (self._boot_id,)))
+        return dict(
+            self._store.read("SELECT state, count(*) FROM changes WHERE boot_id = ? GROUP BY state", (self._boot_id,))
+        )
 
     # --- how ------------------------------------------------------------------------------------------------------
 
@@ -182,13 +190,17 @@ class Journal:
         return self._boot_id, spot.tunable, spot.netns
 
     def _key(self, db: sqlite3.Connection, spot: Spot, site: Site, original: int) -> None:
-        db.execute("INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?, NULL)",
-                   (*self._here(spot), site.inode, site.name, original))
+        db.execute(
+            "INSERT OR IGNORE INTO keys VALUES (?, ?, ?, ?, ?, ?, NULL)",
+            (*self._here(spot), site.inode, site.name, original),
+        )
 
     def _hold(self, db: sqlite3.Connection, hold: Hold) -> None:
         boot_id = EVER if hold.ever else self._boot_id
-        db.execute("INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?)",
-                   (boot_id, hold.spot.tunable, hold.spot.netns, hold.why, hold.since_tai_ns))
+        db.execute(
+            "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?)",
+            (boot_id, hold.spot.tunable, hold.spot.netns, hold.why, hold.since_tai_ns),
+        )
 
     def _insert(self, db: sqlite3.Connection, intent: Intent, state: State, now: Stamp, advice: str = "") -> int:
         cursor = db.execute(
@@ -196,10 +208,23 @@ class Journal:
             "netns_name, decider, old, new, why, evidence, state, advice) "
             "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
-                now.tai_ns, now.tai_known, now.t_ns, now.boot_ns, self._boot_id,
-                intent.spot.tunable, "netns" if intent.spot.netns else "host", intent.spot.netns,
-                intent.site.inode, intent.site.name, intent.decider, intent.old, intent.new, intent.why,
-                msgspec.json.encode(intent.evidence).decode(), state, advice,
+                now.tai_ns,
+                now.tai_known,
+                now.t_ns,
+                now.boot_ns,
+                self._boot_id,
+                intent.spot.tunable,
+                "netns" if intent.spot.netns else "host",
+                intent.spot.netns,
+                intent.site.inode,
+                intent.site.name,
+                intent.decider,
+                intent.old,
+                intent.new,
+                intent.why,
+                msgspec.json.encode(intent.evidence).decode(),
+                state,
+                advice,
             ),
         )
         return int(cursor.lastrowid or 0)

@@ -35,6 +35,8 @@ class Standing(Struct):
     """What we last wrote there: another value is somebody else's."""
     changes: dict[int, Stood]
     """The changes that led here by their ids, oldest first."""
+    since_ns: int = 0
+    """When it became ours, CLOCK_MONOTONIC; 0: before this process began."""
 
     @property
     def newest(self) -> int:
@@ -133,8 +135,9 @@ class Keeper:
             found = self._from_journal()
         except JournalError:
             found = [
-                Leftover(line.spot, line.site, line.original, None,
-                         [Stood(0, line.decider, line.old, line.new, "intent")])
+                Leftover(
+                    line.spot, line.site, line.original, None, [Stood(0, line.decider, line.old, line.new, "intent")]
+                )
                 for line in originals.read(self._folder, self._boot_id).writes
             ]
         known = self.standing.keys() | {one.spot for one in self._pending}
@@ -147,14 +150,14 @@ class Keeper:
         number = self._try(lambda journal: journal.intend(intent))
         now_ns = stamp().t_ns
         self._changed.setdefault(intent.spot, []).append(now_ns)
-        kept = self.adopt(intent.spot, intent.site, intent.original, intent.old)
+        kept = self.adopt(intent.spot, intent.site, intent.original, intent.old, now_ns)
         kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent", now_ns)
         self.counts["intent"] += 1
         return number
 
-    def adopt(self, spot: Spot, site: Site, original: int, stands: int) -> Standing:
+    def adopt(self, spot: Spot, site: Site, original: int, stands: int, since_ns: int = 0) -> Standing:
         """The standing of a key; a new one where there is none yet."""
-        return self.standing.setdefault(spot, Standing(spot, site, original, stands, {}))
+        return self.standing.setdefault(spot, Standing(spot, site, original, stands, {}, since_ns))
 
     def advise(self, intent: Intent) -> tuple[int, bool]:
         """Journal advice. Returns its id and whether it is new."""
@@ -172,8 +175,12 @@ class Keeper:
             ids = ids or tuple(kept.changes)
             self._remember(kept, ids, state, stands)
         hold = self._new_hold(spot, held) if held else None
-        self._later(spot, lambda journal: journal.settle(
-            spot, () if self._renumbering else filter(None, ids), state, detail, stands, hold))
+        self._later(
+            spot,
+            lambda journal: journal.settle(
+                spot, () if self._renumbering else filter(None, ids), state, detail, stands, hold
+            ),
+        )
         if hold:
             self._holds[spot] = hold
             for tied in self._relations.family(spot.tunable):
@@ -226,8 +233,9 @@ class Keeper:
             raise JournalError(self.trouble)
         journal = self._journal
         keys = journal.keys()
-        return [Leftover(key.spot, key.site, key.original, key.last_written, journal.standing(key.spot))
-                for key in keys]
+        return [
+            Leftover(key.spot, key.site, key.original, key.last_written, journal.standing(key.spot)) for key in keys
+        ]
 
     def _renumber(self, journal: Journal) -> None:
         for kept in self.standing.values():

@@ -108,8 +108,11 @@ class Modes:
         trouble = self._parts.keeper.trouble
         if trouble != self._trouble:
             self._trouble = trouble
-            self._parts.voice.say(f"no changes until the journal can be written: {trouble}" if trouble
-                                  else "the journal can be written again")
+            self._parts.voice.say(
+                f"no changes until the journal can be written: {trouble}"
+                if trouble
+                else "the journal can be written again"
+            )
 
     def _leftovers(self) -> None:
         spots = self._parts.undo.recover()
@@ -119,5 +122,7 @@ class Modes:
     def _look_only(self) -> None:
         left = self._parts.keeper.leftovers()
         if left:
-            self._parts.voice.say(f"{len(left)} keys may hold values that an earlier run left behind; mode observe "
-                                  "leaves them, `trimtab rollback --all` puts them back")
+            self._parts.voice.say(
+                f"{len(left)} keys may hold values that an earlier run left behind; mode observe "
+                "leaves them, `trimtab rollback --all` puts them back"
+            )

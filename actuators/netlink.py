@@ -61,7 +61,10 @@ class NeighTables:
         message["family"] = family
         message["attrs"] = [("NDTA_NAME", table), (f"NDTA_THRESH{threshold[-1]}", value)]
         message["header"] = {
-            "type": RTM_SETNEIGHTBL, "flags": NLM_F_REQUEST_ACK, "sequence_number": self._sequence, "pid": 0,
+            "type": RTM_SETNEIGHTBL,
+            "flags": NLM_F_REQUEST_ACK,
+            "sequence_number": self._sequence,
+            "pid": 0,
         }
         message.encode()
         try:

@@ -44,7 +44,10 @@ class Parts(Struct, frozen=True):
 
 
 def assemble(
-    rows: Mapping[str, Tunable], folder: Path, say: Callable[[str], None], emit: Callable[[AnyEvent], None],
+    rows: Mapping[str, Tunable],
+    folder: Path,
+    say: Callable[[str], None],
+    emit: Callable[[AnyEvent], None],
     kernel: Kernel | None = None,
 ) -> Parts:
     """Put the parts together. Opens nothing yet. OSError when the kernel does not say what is needed of it."""

@@ -20,7 +20,15 @@ from msgspec import Struct
 
 State = Literal["intent", "trial", "confirmed", "failed", "reverted", "rolled_back", "ceded", "lost", "advised"]
 STATES: tuple[State, ...] = (
-    "intent", "trial", "confirmed", "failed", "reverted", "rolled_back", "ceded", "lost", "advised",
+    "intent",
+    "trial",
+    "confirmed",
+    "failed",
+    "reverted",
+    "rolled_back",
+    "ceded",
+    "lost",
+    "advised",
 )
 STANDING: tuple[State, ...] = ("intent", "trial", "confirmed")
 ON_TRIAL: tuple[State, ...] = ("intent", "trial")

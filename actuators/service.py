@@ -12,19 +12,22 @@ from msgspec import Struct
 
 from actuators.change import Writer
 from actuators.control import Control, malformed
+from actuators.foreign import Foreign
 from actuators.modes import Modes
 from actuators.parts import Parts
 from actuators.trials import Trials
 from actuators.watch import Watch
 from bus import roles
-from bus.link import ControlServer, Poller, Publisher, WishIntake
+from bus.link import ControlServer, Poller, Publisher, Subscriber, WishIntake
 from bus.notify import notify
-from bus.schema import AnyEvent, Beat, Verdict, Wish
+from bus.schema import AnyEvent, Beat, SysctlWrite, Verdict, Wish
 
 FAIR = 16
 """Wishes per lane and turn."""
 STATUS_S = 1.0
 LEVEL_S = 5.0
+WITNESS = "collector-bpf"
+"""Who sees every write of a sysctl."""
 LEASE_S = 0.25
 """How often leases are looked at."""
 
@@ -48,6 +51,8 @@ class Lanes:
                 self.intakes.append(intake)
             self.control = ControlServer(roles.control_path(run_dir))
             bound.callback(self.control.close)
+            self.writes = Subscriber(roles.events_path(run_dir, WITNESS), WITNESS)
+            bound.callback(self.writes.close)
             self._bound = bound.pop_all()
 
     def malformed(self) -> dict[str, int]:
@@ -70,6 +75,7 @@ class Service:
         self._events = events
         self._control = Control(parts, writer, modes)
         self._watch = Watch(parts)
+        self._foreign = Foreign(parts.rows, parts.keeper, parts.undo)
         self._trials = Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
         self._rows = dict(parts.rows)
         self._status_s = self._level_s = self._lease_s = 0.0
@@ -80,6 +86,7 @@ class Service:
         poller = Poller()
         poller.add(Descriptor(stop))
         poller.add(self._lanes.control)
+        poller.add(self._lanes.writes)
         for intake in self._lanes.intakes:
             poller.add(intake)
         while True:
@@ -88,6 +95,8 @@ class Service:
             for source in poller.wait(max(0.0, wait_s)):
                 if isinstance(source, WishIntake):
                     self._wishes(source)
+                elif isinstance(source, Subscriber):
+                    self._writes(source)
                 elif isinstance(source, ControlServer):
                     source.serve(lambda ask: self._control.answer(ask, self._lanes.malformed()))
                     self._publish()
@@ -105,6 +114,12 @@ class Service:
                     self._trials.beat(intake.decider)
             # At once: a decider waits for its answer before it asks for more.
             self._publish()
+
+    def _writes(self, source: Subscriber) -> None:
+        for event in source.receive():
+            if isinstance(event, SysctlWrite):
+                self._foreign.written(event)
+        self._publish()
 
     def _tend(self) -> None:
         now_s = time.monotonic()

@@ -62,6 +62,14 @@ class Trials:
 def _trial(kept: Standing, number: int, guards: tuple[str, ...]) -> Trial:
     stood = kept.changes[number]
     return Trial(
-        stamp().t_ns, number, stood.decider, kept.spot.tunable, kept.spot.netns, kept.site.inode, stood.old, stood.new,
-        stood.t_ns, guards,
+        stamp().t_ns,
+        number,
+        stood.decider,
+        kept.spot.tunable,
+        kept.spot.netns,
+        kept.site.inode,
+        stood.old,
+        stood.new,
+        stood.t_ns,
+        guards,
     )

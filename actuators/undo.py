@@ -97,10 +97,11 @@ class Undo:
         the keys there are to undo."""
         return [leftover.spot for leftover in self._keeper.leftovers() if self._take_up(leftover)]
 
-    def cede(self, kept: Standing, found: int, expected: int | None = None) -> None:
+    def cede(self, kept: Standing, found: int, expected: int | None = None, who: str = "somebody else") -> None:
         """Somebody else wrote a key of ours: it is theirs, until `release`. expected: what was to stand there, if it
         is not what we wrote last."""
-        why = f"{found} stands there, not {kept.stands if expected is None else expected}: somebody else wrote it"
+        expected = kept.stands if expected is None else expected
+        why = f"{who} wrote {found}" + (f" in place of {expected}" if found != expected else ", as trimtab had")
         self._tell(kept, "ceded", why, found)
         self.voice.ceded(kept, why)
         self._keeper.settle(kept.spot, "ceded", why, None, held=why)
@@ -149,8 +150,18 @@ class Undo:
 
     def _tell(self, kept: Standing, verdict: Verdict, why: str, value: int) -> None:
         self.voice.emit(
-            Outcome(stamp().t_ns, kept.decider, kept.spot.tunable, kept.spot.netns, kept.stands, kept.original,
-                    verdict, clipped(why), value, kept.newest)
+            Outcome(
+                stamp().t_ns,
+                kept.decider,
+                kept.spot.tunable,
+                kept.spot.netns,
+                kept.stands,
+                kept.original,
+                verdict,
+                clipped(why),
+                value,
+                kept.newest,
+            )
         )
 
     def _values(self, kept: Iterable[Standing]) -> dict[Spot, int]:

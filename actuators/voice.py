@@ -40,8 +40,10 @@ class Voice(Struct, frozen=True):
 
     def confirmed(self, kept: Standing, change: int, why: str) -> None:
         """A change on trial stays."""
-        self.say(f"confirmed {kept.spot.tunable} = {kept.stands}{where(kept.spot, kept.site)}: {why}  "
-                 f"[change {change}, undo: trimtab rollback {change}]")
+        self.say(
+            f"confirmed {kept.spot.tunable} = {kept.stands}{where(kept.spot, kept.site)}: {why}  "
+            f"[change {change}, undo: trimtab rollback {change}]"
+        )
 
     def stuck(self, kept: Standing, target: int, error: str) -> None:
         """A value could not be put back."""
@@ -50,8 +52,10 @@ class Voice(Struct, frozen=True):
 
     def ceded(self, kept: Standing, why: str) -> None:
         """A key is the administrator's now."""
-        self.say(f"hands off {kept.spot.tunable}{where(kept.spot, kept.site)}: {why}; before trimtab there stood "
-                 f"{kept.original}  [until: trimtab release {kept.spot.tunable}]")
+        self.say(
+            f"hands off {kept.spot.tunable}{where(kept.spot, kept.site)}: {why}; before trimtab there stood "
+            f"{kept.original}  [until: trimtab release {kept.spot.tunable}]"
+        )
 
     def _what(self, intent: Intent) -> str:
         return self._move(intent.spot, intent.site, intent.old, intent.new)
@@ -63,7 +67,7 @@ class Voice(Struct, frozen=True):
 
 
 def where(spot: Spot, site: Site) -> str:
-    """" in netns web (4026532201)", or nothing for the host as a whole."""
+    """ " in netns web (4026532201)", or nothing for the host as a whole."""
     if not spot.netns:
         return ""
     return f" in netns {site.name} ({site.inode})" if site.name else f" in netns {site.inode} (cookie {spot.netns})"

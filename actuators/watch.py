@@ -58,5 +58,8 @@ class Watch:
             site = self._kernel.site(spot.netns)
             original = kept.original if kept else value
             held = bool(self._keeper.held(spot))
-            self._emit(Value(stamp().t_ns, spot.tunable, spot.netns, site.inode, value, original, bounds.low,
-                             bounds.high, held))
+            self._emit(
+                Value(
+                    stamp().t_ns, spot.tunable, spot.netns, site.inode, value, original, bounds.low, bounds.high, held
+                )
+            )

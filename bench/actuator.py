@@ -57,8 +57,18 @@ class Place(msgspec.Struct):
         """As a decider would send it."""
         evidence: dict[str, int | str] = {"event": "TcpRcvBuf@1", "limit_bytes": believed, "rcv_rtt_us": 40000}
         why = "the bench alternates between two values"
-        return Wish(VERSION, time.monotonic_ns(), 1_000_000_000, self.key, self.cookie, self.inode, believed, want, why,
-                    evidence)
+        return Wish(
+            VERSION,
+            time.monotonic_ns(),
+            1_000_000_000,
+            self.key,
+            self.cookie,
+            self.inode,
+            believed,
+            want,
+            why,
+            evidence,
+        )
 
 
 @contextlib.contextmanager
@@ -99,8 +109,17 @@ def latency(found: Sequence[Place], wishes: int, base: Path, state: Path) -> tup
     for folder in ("actuator", "control", *(f"wish/{name}" for name in roles.BUILT_IN_DECIDERS)):
         (run / folder).mkdir(parents=True)
     (run / "config.json").write_text('{"mode": "enforce", "deciders": {"neigh_table": false}}')
-    command = [sys.executable, "-m", "actuators", "--run-dir", run, "--state-dir", state,
-               "--config", run / "config.json"]
+    command = [
+        sys.executable,
+        "-m",
+        "actuators",
+        "--run-dir",
+        run,
+        "--state-dir",
+        state,
+        "--config",
+        run / "config.json",
+    ]
     with (base / "log").open("w") as log, subprocess.Popen(command, stderr=log, cwd=Path(__file__).parents[1]) as child:
         subscriber = link.Subscriber(roles.events_path(run, "actuator"), "actuator")
         sender = link.WishSender(roles.wish_path(run, "tcp_buffer"))
@@ -143,8 +162,10 @@ def _round(place: Place, sender: link.WishSender, subscriber: link.Subscriber) -
 
 
 def _told(subscriber: link.Subscriber, place: Place) -> bool:
-    return any(isinstance(event, Outcome) and event.verdict == "written" and event.netns == place.cookie
-               for event in subscriber.receive())
+    return any(
+        isinstance(event, Outcome) and event.verdict == "written" and event.netns == place.cookie
+        for event in subscriber.receive()
+    )
 
 
 def throughput(found: Sequence[Place], changes: int, state: Path) -> tuple[float, list[float]]:

@@ -32,8 +32,7 @@ THRESH = [f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3)]
 WEB = 7
 DECIDERS = {"net.ipv4.tcp_rmem[2]": "tcp_buffer"}
 # The neighbour tables' real backend has a kernel of its own to be tested with (test_actuators_netlink).
-ROWS = {name: msgspec.structs.replace(row, backend="sysctl", cooldown_s=0.0)
-        for name, row in tunables.table().items()}
+ROWS = {name: msgspec.structs.replace(row, backend="sysctl", cooldown_s=0.0) for name, row in tunables.table().items()}
 
 
 class Namespaces:
@@ -124,8 +123,9 @@ class World:
         netns = 0 if row.scope == "host" else netns
         fields = {"believed": self.value(key, netns) if netns in (0, 1, WEB) else 0, "asker": row.decider, **more}
         asker = fields.pop("asker")
-        wish = Wish(1, time.monotonic_ns(), 10**9, key, netns, 0, want=want, why="7 drops", evidence={"drops": 7},
-                    **fields)
+        wish = Wish(
+            1, time.monotonic_ns(), 10**9, key, netns, 0, want=want, why="7 drops", evidence={"drops": 7}, **fields
+        )
         before = len(self.events)
         self.writer.handle(wish, asker)
         return [event for event in self.events[before:] if isinstance(event, Outcome)][-1]
@@ -161,8 +161,7 @@ def test_a_granted_wish_is_written_journaled_told_and_said(world: World) -> None
     [change] = world.changes()
     assert (change.state, change.old, change.new, change.netns_name) == ("trial", 262144, 393216, "web")
     assert world.lines == [
-        f"raised {RMEM} 262144 -> 393216 bytes in netns web (4026532007): 7 drops  "
-        "[change 1, undo: trimtab rollback 1]"
+        f"raised {RMEM} 262144 -> 393216 bytes in netns web (4026532007): 7 drops  [change 1, undo: trimtab rollback 1]"
     ]
     assert world.value(netns=1) == 262144
 

@@ -18,8 +18,18 @@ from bus.tunables import INT_MAX, Bounds, Tunable
 NOW_NS = 10**15
 SECOND_NS = 10**9
 ROW = tunables.Tunable(
-    name="net.ipv4.tcp_rmem[2]", low=65536, high=1 << 29, step=0.5, cooldown_s=0.2, per_hour=3, unit="bytes",
-    scope="netns", decider="tcp_buffer", at_least=("net.ipv4.tcp_rmem[1]",), at_most=("net.core.rmem_max",), summary="",
+    name="net.ipv4.tcp_rmem[2]",
+    low=65536,
+    high=1 << 29,
+    step=0.5,
+    cooldown_s=0.2,
+    per_hour=3,
+    unit="bytes",
+    scope="netns",
+    decider="tcp_buffer",
+    at_least=("net.ipv4.tcp_rmem[1]",),
+    at_most=("net.core.rmem_max",),
+    summary="",
 )
 HOST = msgspec.structs.replace(ROW, scope="host", at_least=(), at_most=())
 BOUNDS = Bounds(65536, 1 << 24)
@@ -28,8 +38,9 @@ VIEW = View(value=1_000_000, original=600_000, related=RELATED)
 WISH = Wish(1, NOW_NS, SECOND_NS, ROW.name, 7, 0, 1_000_000, 1_500_000, "7 drops at a limit of 1000000", {"drops": 7})
 
 
-def admit(row: Tunable | None = ROW, asker: str = "tcp_buffer", view: dict[str, Any] | None = None,
-          **wish: Any) -> Grant | Refused:
+def admit(
+    row: Tunable | None = ROW, asker: str = "tcp_buffer", view: dict[str, Any] | None = None, **wish: Any
+) -> Grant | Refused:
     replaced = msgspec.structs.replace
     return gate.admit(row, BOUNDS, replace_wish(**wish), asker, replaced(VIEW, **(view or {})), NOW_NS)
 
@@ -156,8 +167,10 @@ def test_a_step_is_at_most_the_row_s_share_of_the_value(want: int, expected: str
     assert kind(admit(want=want)) == expected
 
 
-@pytest.mark.parametrize(("value", "want", "expected"), [(1, 2, "granted"), (0, 1, "granted"), (1, 3, "step"),
-                                                         (0, 2, "step"), (-10, -5, "granted"), (-10, -4, "step")])
+@pytest.mark.parametrize(
+    ("value", "want", "expected"),
+    [(1, 2, "granted"), (0, 1, "granted"), (1, 3, "step"), (0, 2, "step"), (-10, -5, "granted"), (-10, -4, "step")],
+)
 def test_a_step_of_one_is_always_allowed(value: int, want: int, expected: str) -> None:
     bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
     wish = replace_wish(believed=value, want=want)
@@ -216,8 +229,16 @@ ints = st.one_of(st.integers(), st.integers(0, 1 << 25), st.sampled_from([0, 655
     age=st.integers(-gate.FUTURE_NS * 2, 2 * SECOND_NS),
 )
 def test_nothing_granted_breaks_any_promise(
-    bounds: Bounds, step: float, value: int, want: int, original: int, related: tuple[int, int], asker: str, held: str,
-    ago: list[int], age: int,
+    bounds: Bounds,
+    step: float,
+    value: int,
+    want: int,
+    original: int,
+    related: tuple[int, int],
+    asker: str,
+    held: str,
+    ago: list[int],
+    age: int,
 ) -> None:
     row = msgspec.structs.replace(ROW, step=step)
     wish = replace_wish(believed=value, want=want, t_ns=NOW_NS - age)

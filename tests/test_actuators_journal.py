@@ -28,8 +28,9 @@ HOST = Spot("net.ipv4.neigh.default.gc_thresh3", 0)
 
 
 def intent(spot: Spot = SPOT, old: int = 100, new: int = 150, original: int = 100) -> Intent:
-    return Intent(spot, SITE if spot.netns else Site(), "tcp_buffer", old, new, "7 drops", {"drops": 7, "event": "X@1"},
-                  original)
+    return Intent(
+        spot, SITE if spot.netns else Site(), "tcp_buffer", old, new, "7 drops", {"drops": 7, "event": "X@1"}, original
+    )
 
 
 @pytest.fixture

@@ -101,17 +101,29 @@ class Actuator:
         self.notify.settimeout(DEADLINE_S)
         self.log = base / "log"
         with self.log.open("ab") as log:
-            self.process = subprocess.Popen([*wrapper, *self.command()], stderr=log,
-                                            env={**os.environ, "NOTIFY_SOCKET": str(base / "notify")})
+            self.process = subprocess.Popen(
+                [*wrapper, *self.command()], stderr=log, env={**os.environ, "NOTIFY_SOCKET": str(base / "notify")}
+            )
         self.events = link.Subscriber(roles.events_path(self.run_dir, "actuator"), "actuator")
-        self.senders = {name: link.WishSender(roles.wish_path(self.run_dir, name)) for name in
-                        ("tcp_buffer", "neigh_table")}
+        self.senders = {
+            name: link.WishSender(roles.wish_path(self.run_dir, name)) for name in ("tcp_buffer", "neigh_table")
+        }
         self.heard: list[str] = []
         self.seen: list[Any] = []
 
     def command(self, run_dir: Path | None = None, state_dir: Path | None = None) -> list[str]:
-        return [sys.executable, "-I", "-m", "actuators", "--run-dir", str(run_dir or self.run_dir),
-                "--state-dir", str(state_dir or self.state_dir), "--config", str(self.config)]
+        return [
+            sys.executable,
+            "-I",
+            "-m",
+            "actuators",
+            "--run-dir",
+            str(run_dir or self.run_dir),
+            "--state-dir",
+            str(state_dir or self.state_dir),
+            "--config",
+            str(self.config),
+        ]
 
     def ready(self) -> Actuator:
         while not any("READY=1" in line for line in self.heard):
@@ -119,8 +131,16 @@ class Actuator:
         return self
 
     def wish(self, place: Netns, want: int, key: str = RMEM, lane: str = "tcp_buffer", **more: Any) -> None:
-        fields = {"t_ns": time.monotonic_ns(), "valid_ns": 10**10, "tunable": key, "netns": place.cookie,
-                  "netns_ino": place.inode, "believed": place.read(key), "why": "7 drops", "evidence": {"drops": 7}}
+        fields = {
+            "t_ns": time.monotonic_ns(),
+            "valid_ns": 10**10,
+            "tunable": key,
+            "netns": place.cookie,
+            "netns_ino": place.inode,
+            "believed": place.read(key),
+            "why": "7 drops",
+            "evidence": {"drops": 7},
+        }
         self.senders[lane].send(Wish(1, **{**fields, **more}, want=want))
 
     def outcome(self, **like: Any) -> Outcome:
@@ -301,8 +321,11 @@ def test_a_second_one_says_so_in_one_line_and_the_first_works_on(start: Start, w
 
 def test_bad_arguments_and_bad_configuration_are_one_line(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"mode": "enforce", "speed": 11}')
-    for arguments, code in ((["--nonsense"], 64), (["--config", str(tmp_path / "config.json")], 1),
-                            (["--run-dir", str(tmp_path / "nowhere"), "--config", str(tmp_path / "ok.json")], 1)):
+    for arguments, code in (
+        (["--nonsense"], 64),
+        (["--config", str(tmp_path / "config.json")], 1),
+        (["--run-dir", str(tmp_path / "nowhere"), "--config", str(tmp_path / "ok.json")], 1),
+    ):
         (tmp_path / "ok.json").write_text("{}")
         found = subprocess.run([sys.executable, "-I", "-m", "actuators", *arguments], capture_output=True, text=True)
         assert found.returncode == code
@@ -313,8 +336,15 @@ def test_uid_0_with_the_role_s_capabilities_alone_is_enough(start: Start, web: N
     names = ",".join(f"+{name.removeprefix('CAP_').lower()}" for name in CAPABILITIES)
     # With noroot, being uid 0 brings nothing over execve: what is kept has to be ambient.
     least = ("--bounding-set", "--inh-caps", "--ambient-caps")
-    actuator = start(wrapper=("setpriv", "--securebits", "+noroot,+noroot_locked", "--no-new-privs",
-                              *(word for option in least for word in (option, f"-all,{names}"))))
+    actuator = start(
+        wrapper=(
+            "setpriv",
+            "--securebits",
+            "+noroot,+noroot_locked",
+            "--no-new-privs",
+            *(word for option in least for word in (option, f"-all,{names}")),
+        )
+    )
     actuator.ready()
     status = Path(f"/proc/{actuator.process.pid}/status").read_text()
     assert int(re.findall(r"CapEff:\s(\w+)", status)[0], 16).bit_count() == len(CAPABILITIES)
@@ -333,17 +363,41 @@ def lane(actuator: Actuator, name: str = "tcp_buffer") -> zmq.Socket[bytes]:
     return sock
 
 
-GOOD = {"t_ns": 1, "valid_ns": 10**10, "tunable": RMEM, "netns": 1, "netns_ino": 1, "believed": 1, "want": 1,
-        "why": "x", "evidence": {}}
+GOOD = {
+    "t_ns": 1,
+    "valid_ns": 10**10,
+    "tunable": RMEM,
+    "netns": 1,
+    "netns_ino": 1,
+    "believed": 1,
+    "want": 1,
+    "why": "x",
+    "evidence": {},
+}
 
 
 def shaped(**changes: Any) -> bytes:
     return msgspec.msgpack.encode([1, *{**GOOD, **changes}.values()])
 
 
-HOSTILE = [b"", b"\x00", b"\xff" * 5000, b"\x92" * 4000, shaped(want="9"), shaped(want=1.5), shaped(want=None),
-           shaped(evidence=[1]), shaped(tunable="x" * 500), shaped(t_ns=-1), shaped(valid_ns=10**12), shaped(why=""),
-           shaped()[:-1], shaped() + b"\x01", msgspec.msgpack.encode([2, *GOOD.values()]), b"\xdd\xff\xff\xff\xff"]
+HOSTILE = [
+    b"",
+    b"\x00",
+    b"\xff" * 5000,
+    b"\x92" * 4000,
+    shaped(want="9"),
+    shaped(want=1.5),
+    shaped(want=None),
+    shaped(evidence=[1]),
+    shaped(tunable="x" * 500),
+    shaped(t_ns=-1),
+    shaped(valid_ns=10**12),
+    shaped(why=""),
+    shaped()[:-1],
+    shaped() + b"\x01",
+    msgspec.msgpack.encode([2, *GOOD.values()]),
+    b"\xdd\xff\xff\xff\xff",
+]
 
 
 def test_bytes_that_are_no_wish_are_counted_and_change_nothing(start: Start, web: Netns) -> None:
@@ -381,8 +435,13 @@ def one_actuator(start: Start) -> Actuator:
 
 def test_bytes_that_are_no_ask_are_answered_and_the_next_ask_works(start: Start) -> None:
     actuator = start()
-    for raw in (b"", b"\xff" * 1000, msgspec.msgpack.encode({"verb": "explode"}), msgspec.msgpack.encode({"verb": 7}),
-                msgspec.msgpack.encode({"verb": "ping", "more": 1})):
+    for raw in (
+        b"",
+        b"\xff" * 1000,
+        msgspec.msgpack.encode({"verb": "explode"}),
+        msgspec.msgpack.encode({"verb": 7}),
+        msgspec.msgpack.encode({"verb": "ping", "more": 1}),
+    ):
         sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
         sock.setsockopt(zmq.LINGER, 0)
         with contextlib.closing(sock):
@@ -502,9 +561,7 @@ def test_the_mode_is_changed_at_run_time(start: Start, web: Netns) -> None:
     assert web.read() == LIMIT
 
 
-def test_on_a_full_disk_nothing_is_changed_and_the_stop_still_reverts(
-    start: Start, web: Netns, tmp_path: Path
-) -> None:
+def test_on_a_full_disk_nothing_is_changed_and_the_stop_still_reverts(start: Start, web: Netns, tmp_path: Path) -> None:
     small = tmp_path / "state"
     small.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", small], check=True)

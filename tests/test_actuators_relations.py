@@ -32,9 +32,7 @@ def test_a_tunable_that_no_row_names_is_its_own_family() -> None:
 
 
 def test_a_relation_that_only_one_row_states_holds_for_both() -> None:
-    one_sided = {
-        name: msgspec.structs.replace(ROWS[name], at_least=()) for name in THRESH
-    }
+    one_sided = {name: msgspec.structs.replace(ROWS[name], at_least=()) for name in THRESH}
     relations = Relations(one_sided)
     assert not relations.fits(THRESH[2], 5, lambda name: 6)
     assert relations.fits(THRESH[2], 6, lambda name: 6)

@@ -63,8 +63,20 @@ def test_nothing_is_written_over_a_value_that_was_not_expected(fake: Sysctl, tmp
 
 @pytest.mark.parametrize(
     "name",
-    ["", "net", "../etc/passwd", "net.ipv4/../../x", "net..ipv4", "net.ipv4.x\0", "/etc/shadow", "net.ipv4.tcp_rmem[4]",
-     "net.ipv4.tcp_rmem[-1]", "net.ipv4.tcp_rmem\n", "NET.ipv4.x", "net.ipv4.tcp_rmem[2][2]"],
+    [
+        "",
+        "net",
+        "../etc/passwd",
+        "net.ipv4/../../x",
+        "net..ipv4",
+        "net.ipv4.x\0",
+        "/etc/shadow",
+        "net.ipv4.tcp_rmem[4]",
+        "net.ipv4.tcp_rmem[-1]",
+        "net.ipv4.tcp_rmem\n",
+        "NET.ipv4.x",
+        "net.ipv4.tcp_rmem[2][2]",
+    ],
 )
 def test_no_name_leads_out_of_proc_sys(fake: Sysctl, name: str) -> None:
     with pytest.raises(OSError, match="names no sysctl"):
