@@ -1,0 +1,76 @@
+"""Who else writes our keys: the BPF collector sees every write of a sysctl as it happens, in any namespace.
+
+A key is ours from our first write until it is given back; before that, whatever stands there is the administrator's
+and where we start from. While it is ours, a write by anybody else takes it from us at once and for good, even one of
+the very value that stands (ABA). Writes by netlink, and all where BPF is not to be had, are found by comparing instead
+(actuators.watch, and before each write).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from actuators.keeper import Keeper
+from actuators.records import Spot
+from actuators.undo import Undo
+from bus.schema import SysctlWrite
+from bus.tunables import Tunable
+
+INITIAL_PID_NS = 0xEFFFFFFC
+"""PROC_PID_INIT_INO, include/linux/proc_ns.h."""
+REAPPLIES = "systemd-sysctl"
+"""udev runs it for each new network device (50-udev-default.rules): it sets again what sysctl.d has set all along."""
+
+
+class Foreign:
+    """Cedes keys that others write."""
+
+    def __init__(self, rows: Mapping[str, Tunable], keeper: Keeper, undo: Undo, proc: Path = Path("/proc")) -> None:
+        self._keeper = keeper
+        self._undo = undo
+        self._proc = proc
+        self._by_path: dict[str, list[Tunable]] = {}
+        for row in rows.values():
+            self._by_path.setdefault(row.path, []).append(row)
+        # BPF tells pids as the initial pid namespace counts them; elsewhere we could not tell ourselves from others.
+        self._blind = os.stat(proc / "self/ns/pid").st_ino != INITIAL_PID_NS
+        self._own = os.getpid()
+
+    def written(self, event: SysctlWrite) -> None:
+        """Somebody wrote a sysctl."""
+        if event.pid == self._own or self._blind:
+            return
+        for row in self._by_path.get(event.name, ()):
+            kept = self._keeper.standing.get(Spot(row.name, 0 if row.scope == "host" else event.netns))
+            if not kept or event.t_ns < kept.since_ns:
+                continue
+            value = _value(event.new, row.index)
+            if event.comm == REAPPLIES and value == kept.stands:
+                continue
+            # A write that the kernel will refuse counts as well: somebody wants something else there.
+            self._undo.cede(kept, kept.stands if value is None else value, who=self._who(event))
+
+    def _who(self, event: SysctlWrite) -> str:
+        unit = _unit(self._proc / str(event.pid) / "cgroup")
+        return f"{event.comm} (pid {event.pid}, uid {event.uid}{f', {unit}' if unit else ''})"
+
+
+def _unit(file: Path) -> str:
+    """The systemd unit or container that a process belongs to, cgroups(7); empty where that cannot be told."""
+    try:
+        lines = file.read_text().splitlines()
+    except OSError:
+        return ""
+    paths = [line.split(":", 2)[2] for line in lines if line.startswith(("0::", "1:name=systemd:"))]
+    names = [name for path in paths for name in path.split("/") if name.endswith((".service", ".scope"))]
+    return "".join(char if char.isprintable() else "?" for char in names[-1][:64]) if names else ""
+
+
+def _value(text: str, index: int) -> int | None:
+    words = text.split()
+    try:
+        return int(words[index], 0)
+    except (IndexError, ValueError):
+        return None
