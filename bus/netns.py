@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -128,9 +128,20 @@ def _candidates(root: str) -> Iterator[Handle]:
     yield Handle(here.st_ino, HOST, f"{root}/proc/self/ns/net", 0)
     for folder in FOLDERS:
         yield from _named(f"{root}/{folder}", here.st_dev)
-    for pid in os.listdir(f"{root}/proc"):
-        if pid.isdigit() and (inode := _inode(f"{root}/proc/{pid}/ns/net")):
-            yield Handle(inode, "", f"{root}/proc/{pid}/ns/net", 0)
+    yield from of_processes(processes(root), root)
+
+
+def processes(root: str = "") -> list[str]:
+    """The pids under root/proc."""
+    return [pid for pid in os.listdir(f"{root}/proc") if pid.isdigit()]
+
+
+def of_processes(pids: Iterable[str], root: str = "") -> Iterator[Handle]:
+    """A handle for each of these processes that is there and may be looked at."""
+    for pid in pids:
+        path = f"{root}/proc/{pid}/ns/net"
+        if inode := _inode(path):
+            yield Handle(inode, "", path, 0)
 
 
 def _named(folder: str, device: int) -> Iterator[Handle]:

@@ -1,8 +1,9 @@
 """The network namespaces that are there, what they are called, and what each is attached to.
 
-A scan finds handles; a visit (a thread inside) learns a namespace's cookie and addresses in 0.06 ms. Which namespaces
-there are is asked again whenever a mount comes or goes (a name is a mount) and about once a second (a process may
-make one without a name); visits keep to a fixed share of a core, however many there are. None is ever kept open.
+A scan finds handles; a visit (a thread inside) learns a namespace's cookie and addresses in 0.06 ms. Scans are made
+when a mount comes or goes (a name is a mount) and every few seconds; in between a glance at the processes that have
+just begun finds the namespaces that they made. Visits keep to a fixed share of a core, however many namespaces there
+are. None is ever kept open.
 """
 
 from __future__ import annotations
@@ -15,7 +16,17 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bus.netns import HOST, Handle, NamespaceGoneError, cookie_of, handles, inside, inside_each
+from bus.netns import (
+    HOST,
+    Handle,
+    NamespaceGoneError,
+    cookie_of,
+    handles,
+    inside,
+    inside_each,
+    of_processes,
+    processes,
+)
 from bus.schema import AnyEvent, Attached, Netns
 from collectors import rtnl
 
@@ -26,6 +37,8 @@ SETTLED_NS = 5 * SECOND_NS
 SPACING_NS = 20_000_000
 """All namespaces together are visited at most once in so long: 0.3 % of a core."""
 REFUSED_NS = 60 * SECOND_NS
+GLANCES = 2
+"""So often a new process is looked at, since it may make its namespace a moment after it began."""
 VISITS = 64
 """At one go, so that a thousand new ones do not hold up the loop."""
 NAME_MAX = 128
@@ -103,6 +116,7 @@ class Census:
         self._fence = frozenset(fence)
         self._known: dict[int, Known] = {}
         self._gone: list[Netns] = []
+        self._glanced: dict[str, int] = {}
         self._host_only = _no_entry()
         self._named_only = _no_links()
         self.more = False
@@ -114,6 +128,17 @@ class Census:
         found = handles()
         gone = self.found([next(iter(found))] if self._host_only else found, t_ns)
         return gone, time.thread_time_ns() - began_ns
+
+    def glance(self) -> int:
+        """Look for namespaces of processes that are new. How long it took (ns of this thread's time)."""
+        if self._host_only:
+            return 0
+        began_ns = time.thread_time_ns()
+        before = self._glanced
+        self._glanced = {pid: before.get(pid, 0) + 1 for pid in processes()}
+        for handle in of_processes(pid for pid, looks in self._glanced.items() if looks <= GLANCES):
+            self._known.setdefault(handle.inode, Known(handle))
+        return time.thread_time_ns() - began_ns
 
     def found(self, now: Iterable[Handle], t_ns: int) -> list[Netns]:
         """Take note of what a scan found; returns those that have gone."""

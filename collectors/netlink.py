@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bus.config import Config
-from bus.schema import AnyEvent, NeighTable
+from bus.schema import AnyEvent, NeighTable, Netns
 from collectors import rtnl
 from collectors.namespaces import Census, Mounts
 from collectors.source import Status
@@ -11,9 +11,10 @@ from collectors.source import Status
 SECOND_NS = 1_000_000_000
 TABLE_NS = 2 * SECOND_NS
 STATE_NS = 5 * SECOND_NS
-SCAN_NS = SECOND_NS
-SCAN_SHARE = 500
-"""A scan that took t is not made again for t * this: 0.2 % of a core, however many processes there are."""
+SCAN_NS = 5 * SECOND_NS
+GLANCE_NS = SECOND_NS
+SCAN_SHARE = 1000
+"""What took t is not done again for t * this: 0.1 % of a core each, however many processes there are."""
 MOUNT_NS = 50_000_000
 MOUNT_SHARE = 50
 """The same, while mounts come and go one after the other."""
@@ -32,12 +33,12 @@ class NetlinkSource:
         self._mounts = Mounts()
         self._tables: dict[int, str] = {}
         self._mount_ns = 0
-        self._scan_ns = self._visit_ns = self._table_ns = self._state_ns = 0
+        self._scan_ns = self._glance_ns = self._visit_ns = self._table_ns = self._state_ns = 0
 
     @property
     def due_ns(self) -> int:
         """The earliest of what is to be done."""
-        return min(self._scan_ns, self._visit_ns, self._table_ns, self._state_ns)
+        return min(self._scan_ns, self._glance_ns, self._visit_ns, self._table_ns, self._state_ns)
 
     def descriptors(self) -> tuple[int, ...]:
         """Mounts: a namespace's name is one."""
@@ -51,14 +52,7 @@ class NetlinkSource:
         # The first visits say all there is to say.
         self._state_ns = self._state_ns or t_ns + STATE_NS
         soon_ns = t_ns + SLACK_NS
-        events: list[AnyEvent] = []
-        if soon_ns >= self._scan_ns:
-            gone, took_ns = self._census.scan(t_ns)
-            events += gone
-            # Whole periods, so that scans and visits share their wake-ups.
-            self._scan_ns = t_ns + max(1, -(-took_ns * SCAN_SHARE // SCAN_NS)) * SCAN_NS
-            self._mount_ns = t_ns + max(MOUNT_NS, took_ns * MOUNT_SHARE)
-            self._visit_ns = t_ns
+        events: list[AnyEvent] = [*self._look(t_ns, soon_ns)]
         if soon_ns >= self._visit_ns:
             events += self._census.visit(t_ns)
             self._visit_ns = t_ns if self._census.more else t_ns + SECOND_NS
@@ -69,6 +63,20 @@ class NetlinkSource:
             self._state_ns = t_ns + STATE_NS
             events += self._census.state(t_ns)
         return events
+
+    def _look(self, t_ns: int, soon_ns: int) -> list[Netns]:
+        """Find out which namespaces there are; those that have gone."""
+        if soon_ns >= self._scan_ns:
+            gone, took_ns = self._census.scan(t_ns)
+            self._scan_ns = t_ns + _pause(took_ns, SCAN_NS)
+            self._mount_ns = t_ns + max(MOUNT_NS, took_ns * MOUNT_SHARE)
+            self._glance_ns = max(self._glance_ns, t_ns + GLANCE_NS)
+            self._visit_ns = t_ns
+            return gone
+        if soon_ns >= self._glance_ns:
+            self._glance_ns = t_ns + _pause(self._census.glance(), GLANCE_NS)
+            self._visit_ns = t_ns
+        return []
 
     def _neighbours(self, t_ns: int) -> list[NeighTable]:
         tables = [self._neighbour_table(family, t_ns) for family in TABLES]
@@ -109,3 +117,8 @@ class NetlinkSource:
 
     def close(self) -> None:
         self._mounts.close()
+
+
+def _pause(took_ns: int, period_ns: int) -> int:
+    """A whole number of seconds, so that all that is done shares its wake-ups."""
+    return max(period_ns, -(-took_ns * SCAN_SHARE // SECOND_NS) * SECOND_NS)

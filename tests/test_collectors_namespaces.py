@@ -7,7 +7,7 @@ import select
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -196,6 +196,92 @@ def test_a_real_scan_finds_names_and_processes_and_misses_those_that_went(named:
     assert census.missing() == []
 
 
+class Wanderer:
+    """A process that makes a namespace of its own a while after it began, when told to."""
+
+    def __init__(self) -> None:
+        argv = ["sh", "-c", "echo; read line; exec unshare --net sh -c 'echo; exec sleep 60'"]
+        self.process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self._expect()
+
+    def move(self) -> int:
+        """The cookie of where it is now."""
+        assert self.process.stdin
+        self.process.stdin.write(b"\n")
+        self.process.stdin.flush()
+        self._expect()
+        return cookie(f"/proc/{self.process.pid}/ns/net")
+
+    def _expect(self) -> None:
+        assert self.process.stdout
+        assert self.process.stdout.readline() == b"\n"
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def wanderer() -> Iterator[Wanderer]:
+    made = Wanderer()
+    yield made
+    made.end()
+
+
+def told(census: Census, t_ns: int) -> set[int]:
+    """Cookies of those told alive by all the visits that are due."""
+    events: list[AnyEvent] = []
+    while True:
+        events += census.visit(t_ns)
+        if not census.more:
+            return {event.netns for event in events if isinstance(event, Netns) and event.alive}
+
+
+def test_a_glance_finds_what_a_new_process_makes_a_moment_after_it_began(wanderer: Wanderer) -> None:
+    census = Census()
+    assert census.glance() > 0
+    told(census, 0)
+    there = wanderer.move()
+    census.glance()
+    assert there in told(census, 1)
+
+
+def test_what_an_old_process_makes_is_found_by_a_scan(wanderer: Wanderer) -> None:
+    census = Census()
+    for _ in range(namespaces.GLANCES):
+        census.glance()
+    told(census, 0)
+    there = wanderer.move()
+    census.glance()
+    assert there not in told(census, 1)
+    census.scan(2)
+    assert there in told(census, 2)
+
+
+def test_a_glance_looks_at_new_processes_only(wanderer: Wanderer, monkeypatch: pytest.MonkeyPatch) -> None:
+    looked: list[set[str]] = []
+
+    def of_processes(pids: Iterable[str]) -> list[Handle]:
+        looked.append(set(pids))
+        return []
+
+    monkeypatch.setattr(namespaces, "of_processes", of_processes)
+    census = Census()
+    for _ in range(namespaces.GLANCES + 1):
+        census.glance()
+    own = str(wanderer.process.pid)
+    assert [own in pids for pids in looked] == [True] * namespaces.GLANCES + [False]
+
+
+def test_a_glance_takes_nobody_for_gone(named: Callable[[str], str]) -> None:
+    path, census = named("a"), Census()
+    census.found([handle(path)], 0)
+    census.visit(0)
+    for _ in range(namespaces.GLANCES + 1):
+        census.glance()
+    assert of(census.state(1), path) == [(cookie(path), True)]
+
+
 def test_none_is_kept_alive(named: Callable[[str], str]) -> None:
     # A veth pair ends with either side's namespace: the peer tells when the kernel has let go of it.
     name, peer = PREFIX + "a", f"tcs{os.getpid() % 100000}"
@@ -276,6 +362,7 @@ def test_who_may_enter_none_does_not_try_each_one(named: Callable[[str], str], m
     monkeypatch.setattr(namespaces, "_no_entry", lambda: "setns: no")
     visited, census = Visited(monkeypatch), Census()
     census.scan(0)
+    assert census.glance() == 0
     assert [event.name for event in census.visit(0) if isinstance(event, Netns)] == [netns.HOST]
     assert visited.paths == []
     assert census.missing() == ["other network namespaces: setns: no"]
