@@ -39,7 +39,10 @@ def processes(run_dir: Path) -> dict[str, int]:
 def sample(pid: int) -> Sample:
     """Its clock, and how often its threads have gone to sleep. OSError when it has ended."""
     # The clock of another process, as clock_getcpuclockid(3) makes it: CPUCLOCK_SCHED in the kernel's posix-timers.h.
-    cpu_ns = time.clock_gettime_ns(~pid << 3 | 2)
+    try:
+        cpu_ns = time.clock_gettime_ns(~pid << 3 | 2)
+    except OSError:
+        raise ProcessLookupError(f"process {pid} has ended") from None
     wakeups = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
         for line in (task / "status").read_text().splitlines():
