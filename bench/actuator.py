@@ -121,15 +121,17 @@ def latency(found: Sequence[Place], wishes: int, base: Path, state: Path) -> tup
         run / "config.json",
     ]
     with (base / "log").open("w") as log, subprocess.Popen(command, stderr=log, cwd=Path(__file__).parents[1]) as child:
-        subscriber = link.Subscriber(roles.events_path(run, "actuator"), "actuator")
-        sender = link.WishSender(roles.wish_path(run, "tcp_buffer"))
         try:
             _until_ready(roles.control_path(run))
-            rounds = [_round(found[number % len(found)], sender, subscriber) for number in range(wishes)]
+            # Not before: zmq waits up to 200 ms between its tries to connect.
+            with (
+                contextlib.closing(link.Subscriber(roles.events_path(run, "actuator"), "actuator")) as subscriber,
+                contextlib.closing(link.WishSender(roles.wish_path(run, "tcp_buffer"))) as sender,
+            ):
+                time.sleep(SETTLE_S)
+                rounds = [_round(found[number % len(found)], sender, subscriber) for number in range(wishes)]
         finally:
             child.terminate()
-            subscriber.close()
-            sender.close()
     return [written for written, _ in rounds], [told for _, told in rounds]
 
 
