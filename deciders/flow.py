@@ -30,6 +30,7 @@ SAMPLES_MIN = 3
 """An average of fewer says nothing."""
 
 ALL = -1
+UNKNOWN = -2
 
 
 @dataclass(slots=True)
@@ -59,6 +60,7 @@ class Flow:
     """The most bytes in one round trip, in the kernel's own count, at the last sample."""
     base_rtt_us: float = 0.0
     """The least that the averaged round trip has been: what is above it is a queue. 0: not known yet."""
+    retransmits: int = 0
     judged_rate: float = 0.0
     """The rate at which more room was found not to help; 0: not found so."""
 
@@ -79,17 +81,19 @@ def begin(flow: Flow, epoch: int, t_ns: int, total: int) -> None:
 def add(flow: Flow, t_ns: int, total: int, rtt_us: int, held: int) -> None:
     """End the span at t_ns and average it in. held: bytes that the limit lets be under way; 0 where it is not felt.
 
-    held=ALL: the limit is felt, and what it allows is under way, however much that is.
+    held=ALL: the limit is felt, and what it allows is under way, however much that is. held=UNKNOWN: no telling now.
     """
     # Each event of a replay comes through here: plain comparisons, since min() and max() cost a call each.
     rate = (total - flow.total) * 1e9 / (t_ns - flow.t_ns)
     base = flow.base_rtt_us
     if not base or rtt_us < base:
         base = rtt_us
-    if held == ALL:
+    if held > 0:
+        used = rate * base / (held * 1e6)
+    elif held == ALL:
         used = base / rtt_us
     else:
-        used = rate * base / (held * 1e6) if held else 0.0
+        used = flow.used if held == UNKNOWN and flow.samples else 0.0
     flow.t_ns, flow.total, flow.window = t_ns, total, 0
     flow.samples = samples = flow.samples + 1
     if samples == 1:

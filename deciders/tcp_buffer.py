@@ -14,8 +14,8 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders.flow import ALL, SAMPLES_MIN, SPAN_MIN_NS, Flow, add
-from deciders.limit import answered, bounds
+from deciders.flow import ALL, SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
+from deciders.limit import answered, bounds, may
 from deciders.tcp_growth import come_down, go_back, weigh
 from deciders.tcp_limit import Policy, Sample, learn_limit
 from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
@@ -85,10 +85,10 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     largest = window * event.limit_bytes // buffer if buffer < event.limit_bytes else window
     add(flow, t_ns, total, rtt_us, largest if reads else 0)
     limiting = _fills(policy, flow, event, largest) and reads and buffer >= policy.near * event.limit_bytes
-    if not (limiting or knob.attempt or knob.back):
+    if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
         return ()
     widest = 65535 << min(event.wscale, WSCALE_MAX)
-    scale_bytes = 2 * widest if event.rcv_wnd_bytes >= WSCALE_FULL * widest else 0
+    scale_bytes = 2 * widest if window >= WSCALE_FULL * widest else 0
     return weigh(policy, knob, Sample(event, flow, buffer, event.copied_per_rtt_bytes, limiting, scale_bytes))
 
 
@@ -119,10 +119,12 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     span_ns = t_ns - flow.t_ns
     if span_ns < SPAN_MIN_NS or span_ns < rtt_us * 1000 or not rtt_us:
         return ()
-    add(flow, t_ns, total, rtt_us, ALL if _held_back(event) else 0)
+    # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
+    repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
+    add(flow, t_ns, total, rtt_us, ALL if _held_back(event) else UNKNOWN if repairs else 0)
     buffer, enough = event.sndbuf_bytes, flow.samples >= SAMPLES_MIN
     limiting = enough and flow.used >= policy.send_used and buffer >= policy.near * event.limit_bytes
-    if not (limiting or knob.attempt or knob.back):
+    if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
         return ()
     return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 
