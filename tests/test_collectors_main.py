@@ -27,7 +27,14 @@ from collectors.source import Status
 
 PATIENCE_S = 20.0
 REPOSITORY = Path(roles.__file__).parents[1]
-AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "--bounding-set=-all", "--inh-caps=-all"]
+AS_NOBODY = """
+import importlib, sys
+from collectors.__main__ import main
+from trimtab.privilege import drop
+importlib.import_module(f"collectors.{sys.argv[1]}")  # whom it drops to may not get to the code
+drop(65534, (), ())
+sys.exit(main())
+"""
 FAR_NS = 10**18
 
 
@@ -265,11 +272,9 @@ def test_with_nothing_to_do_the_loop_sleeps(running: Running, manager: Manager) 
 class Collector:
     """A collector as a process, and what it publishes."""
 
-    def __init__(self, kind: str, run_dir: Path, prefix: Sequence[str] = (), config: Path | None = None) -> None:
+    def __init__(self, kind: str, run_dir: Path, program: Sequence[str] = ("-m", "collectors")) -> None:
         self.role = f"collector-{kind}"
-        self._run_dir = run_dir
-        argv = [*prefix, sys.executable, "-m", "collectors", kind, "--run-dir", str(run_dir)]
-        argv += ["--config", str(config)] if config else []
+        argv = [sys.executable, *program, kind, "--run-dir", str(run_dir)]
         self.process = subprocess.Popen(argv, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
         self.subscriber = Subscriber(roles.events_path(run_dir, self.role), self.role)
 
@@ -299,11 +304,11 @@ def run_dir(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def start(run_dir: Path, manager: Manager) -> Iterator[Callable[..., Collector]]:
+def start(run_dir: Path, manager: Manager) -> Iterator[Callable[[str], Collector]]:
     made: list[Collector] = []
 
-    def run(kind: str, **options: object) -> Collector:
-        made.append(Collector(kind, run_dir, **options))  # type: ignore[arg-type]
+    def run(kind: str) -> Collector:
+        made.append(Collector(kind, run_dir))
         return made[-1]
 
     yield run
@@ -321,7 +326,7 @@ def kinds(events: list[AnyEvent]) -> set[str]:
 @pytest.mark.system
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_proc_says_what_it_reads_and_stops_in_order(
-    start: Callable[..., Collector], manager: Manager, number: int
+    start: Callable[[str], Collector], manager: Manager, number: int
 ) -> None:
     collector = start("proc")
     manager.hear("READY=1")
@@ -336,7 +341,7 @@ def test_proc_says_what_it_reads_and_stops_in_order(
 
 
 @pytest.mark.system
-def test_netlink_tells_of_namespaces_and_tables(start: Callable[..., Collector], manager: Manager) -> None:
+def test_netlink_tells_of_namespaces_and_tables(start: Callable[[str], Collector], manager: Manager) -> None:
     collector = start("netlink")
     manager.hear("READY=1")
     collector.hear(
@@ -368,7 +373,7 @@ def test_without_any_privilege_it_works_and_says_once_what_it_lacks(
     os.chown(own, 65534, 65534)
     manager = Manager(open_dir / "notify.sock")
     monkeypatch.setenv("NOTIFY_SOCKET", str(manager.path))
-    collector = Collector(kind, open_dir, AS_NOBODY)
+    collector = Collector(kind, open_dir, ("-c", AS_NOBODY))
     manager.hear("READY=1")
     collector.hear(lambda events: wanted in kinds(events))
     missing = manager.status(3)["missing"]
@@ -382,7 +387,7 @@ def test_without_any_privilege_it_works_and_says_once_what_it_lacks(
 
 @pytest.mark.system
 def test_a_collector_that_was_killed_leaves_nothing_in_the_way_of_the_next(
-    start: Callable[..., Collector], manager: Manager
+    start: Callable[[str], Collector], manager: Manager
 ) -> None:
     first = start("proc")
     manager.hear("READY=1")
@@ -395,7 +400,7 @@ def test_a_collector_that_was_killed_leaves_nothing_in_the_way_of_the_next(
 
 @pytest.mark.system
 def test_a_second_one_on_the_same_run_directory_says_who_was_first(
-    start: Callable[..., Collector], manager: Manager
+    start: Callable[[str], Collector], manager: Manager
 ) -> None:
     first = start("proc")
     manager.hear("READY=1")

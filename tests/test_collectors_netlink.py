@@ -10,12 +10,12 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
 
-from bus import netns
+from bus import netns, roles
 from bus.codec import decode, encode
 from bus.config import Config
 from bus.schema import VERSION, AnyEvent, Attached, Batch, NeighTable, Netns
@@ -27,12 +27,7 @@ PREFIX = f"tcn{os.getpid()}-"
 NONE: frozenset[int] = frozenset()
 SECOND = 1_000_000_000
 REPOSITORY = Path(netns.__file__).parents[1]
-NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-NO_CAPABILITIES = [*NOBODY, "--bounding-set=-all", "--inh-caps=-all"]
-ROLE_CAPABILITIES = [
-    *NOBODY,
-    *(f"--{which}=-all,+sys_admin,+sys_ptrace" for which in ("bounding-set", "inh-caps", "ambient-caps")),
-]
+(ROLE,) = (role for role in roles.FIXED if role.name == "collector-netlink")
 
 
 class Answers:
@@ -394,11 +389,14 @@ def test_a_table_that_cannot_be_read_is_missing_with_the_reason_and_the_rest_goe
     assert source.status().missing == []
 
 
+# As the supervisor starts a role: what it needs is imported before it drops to its user, who may not get to the code.
 LOOK = """
-import time
+import sys, time
 from bus.config import Config
 from bus.schema import Netns
 from collectors.netlink import NetlinkSource
+from trimtab.privilege import drop
+drop(65534, (), sys.argv[1:])
 source = NetlinkSource(Config())
 events = source.collect(time.monotonic_ns(), frozenset())
 print(sorted({event.netns for event in events if isinstance(event, Netns)}))
@@ -407,9 +405,10 @@ print(*source.status().missing, sep="\\n")
 """
 
 
-def look_as(who: list[str]) -> tuple[list[int], int, list[str]]:
+def look_with(capabilities: Iterable[str]) -> tuple[list[int], int, list[str]]:
+    """Cookies, neighbour tables, what is missing: as seen by another user with these capabilities alone."""
     done = subprocess.run(
-        [*who, sys.executable, "-c", LOOK], capture_output=True, text=True, cwd=REPOSITORY, check=True
+        [sys.executable, "-c", LOOK, *capabilities], capture_output=True, text=True, cwd=REPOSITORY, check=True
     )
     namespaces, tables, *missing = done.stdout.splitlines()
     return [int(word) for word in namespaces.strip("[]").split(",")], int(tables), [line for line in missing if line]
@@ -418,7 +417,7 @@ def look_as(who: list[str]) -> tuple[list[int], int, list[str]]:
 @pytest.mark.system
 def test_without_privilege_it_watches_its_own_namespace_and_says_so(named: Callable[[str], str]) -> None:
     named("a")
-    namespaces, tables, missing = look_as(NO_CAPABILITIES)
+    namespaces, tables, missing = look_with(())
     assert namespaces == [netns.cookie_here()]
     assert tables == 2
     assert missing == ["other network namespaces: setns: Operation not permitted (CAP_SYS_ADMIN)"]
@@ -433,7 +432,7 @@ def test_with_the_roles_own_capabilities_it_sees_names_and_the_namespaces_of_oth
         assert child.stdout
         child.stdout.readline()
         nameless = cookie(f"/proc/{child.pid}/ns/net")
-        namespaces, _, missing = look_as(ROLE_CAPABILITIES)
+        namespaces, _, missing = look_with(ROLE.capabilities)
         child.kill()
     assert {cookie(path), nameless, netns.cookie_here()} <= set(namespaces)
     assert missing == []
@@ -442,7 +441,7 @@ def test_with_the_roles_own_capabilities_it_sees_names_and_the_namespaces_of_oth
 @pytest.mark.system
 def test_with_setns_alone_it_says_what_it_does_not_see(named: Callable[[str], str]) -> None:
     path = named("a")
-    namespaces, _, missing = look_as([word.replace(",+sys_ptrace", "") for word in ROLE_CAPABILITIES])
+    namespaces, _, missing = look_with(set(ROLE.capabilities) - {"CAP_SYS_PTRACE"})
     assert {cookie(path), netns.cookie_here()} <= set(namespaces)
     assert len(missing) == 1
     assert "CAP_SYS_PTRACE" in missing[0]
