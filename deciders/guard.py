@@ -231,7 +231,8 @@ def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
     for case in sorted(state.cases.values(), key=lambda case: case.trial.change):
         # With a change that is to be put back go all later ones of its key; and none stays before those before it do.
         if case.decision is None and case.key not in going:
-            _tend(state, case, windows, min(passed_ns, TICK_MAX_NS), case.key not in waiting)
+            since_ns = max(0, event.t_ns - case.trial.since_ns)
+            _tend(state, case, windows, min(passed_ns, TICK_MAX_NS, since_ns), case.key not in waiting)
         if case.decision is None:
             waiting.add(case.key)
         elif not case.decision.confirm:
