@@ -16,7 +16,6 @@ from actuators.modes import Modes
 from actuators.parts import StateLock, assemble
 from actuators.service import Lanes, Service
 from actuators.state_dir import JournalError
-from actuators.trials import GUARD
 from bus import config, plugins, roles, tunables
 from bus.config import Config, ConfigError
 from bus.link import Publisher
@@ -67,7 +66,7 @@ def _arguments(argv: Sequence[str]) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace, settings: Config) -> bool:
     rows = _rows(settings)
-    asking = {GUARD, *(row.decider for row in rows.values())}
+    asking = {roles.GUARD, *(row.decider for row in rows.values())}
     deciders = sorted(name for name in asking if settings.deciders.get(name, True))
     events: list[AnyEvent] = []
     with contextlib.ExitStack() as stack:

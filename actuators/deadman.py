@@ -73,7 +73,10 @@ class Deadman:
                 say(line)
         except LinkError:
             if now_ns > min(lapsed.values()) + PATIENCE_NS:
-                self._kill_holder()
+                lock = self._folder / LOCK
+                pid = offline.holder(lock)
+                say(f"the actuator (pid {pid}) does not act; killing it")
+                offline.end(lock, pid, kill=True)
 
     # --- how ------------------------------------------------------------------------------------------------------
 
@@ -90,19 +93,6 @@ class Deadman:
                 end_ns = max(ends.get(change.decider, 0), change.boot_ns + LEASE_NS)
                 found[change.decider] = max(found.get(change.decider, 0), end_ns)
         return found
-
-    def _kill_holder(self) -> None:
-        path = self._folder / LOCK
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(path.read_text())
-            holder = os.pidfd_open(pid)
-            try:
-                # Looked at with the pidfd in hand: the number cannot have become another process's in between.
-                if _holds(pid, path.stat().st_ino):
-                    say(f"the actuator (pid {pid}) does not act; killing it")
-                    signal.pidfd_send_signal(holder, signal.SIGKILL)
-            finally:
-                os.close(holder)
 
     def _mark(self) -> None:
         with contextlib.suppress(OSError):
@@ -140,15 +130,6 @@ def say(line: str) -> None:
     """One line for the operator, if one is left to read it."""
     with contextlib.suppress(OSError):
         print(f"deadman: {line}", file=sys.stderr, flush=True)
-
-
-def _holds(pid: int, inode: int) -> bool:
-    """Whether this process has a lock on this file, proc_locks(5): `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE`."""
-    for line in Path("/proc/locks").read_text().splitlines():
-        words = line.split()
-        if words[1] == "FLOCK" and words[4] == str(pid) and words[5].rpartition(":")[2] == str(inode):
-            return True
-    return False
 
 
 if __name__ == "__main__":

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from actuators.parts import Parts, StateLock, assemble
-from actuators.state_dir import JournalError
+from actuators.state_dir import LOCK, JournalError
 from actuators.undo import Ending
 from bus import plugins, tunables
 from bus.config import ConfigError
 from bus.link import LinkError
 from bus.schema import Answer, Ask
 from bus.tunables import Tunable
+
+__all__ = ["LOCK", "VERBS", "end", "end_trials", "holder", "order"]
 
 VERBS = ("rollback", "hold", "release", "confirm", "revert")
 
@@ -34,8 +38,9 @@ def order(folder: Path, ask: Ask) -> Answer:
     return Answer(answer.ok, [*said, *answer.lines], answer.data)
 
 
-def end_trials(folder: Path, deciders: Collection[str], why: str) -> list[str]:
-    """Put back what these deciders have on trial. Returns what is to be said. LinkError where an actuator has it."""
+def end_trials(folder: Path, deciders: Collection[str] | None, why: str) -> list[str]:
+    """Put back what these deciders (None: all) have on trial. Returns what is to be said. LinkError where an actuator
+    has the lock."""
     said: list[str] = []
     try:
         with _opened(folder, said) as parts:
@@ -43,6 +48,32 @@ def end_trials(folder: Path, deciders: Collection[str], why: str) -> list[str]:
     except JournalError as error:
         said.append(str(error))
     return said
+
+
+def holder(lock: Path) -> int:
+    """The pid of who holds this lock file, proc_locks(5); 0 where nobody does."""
+    try:
+        inode = lock.stat().st_ino
+    except OSError:
+        return 0
+    # `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`
+    for line in Path("/proc/locks").read_text().splitlines():
+        words = line.split()
+        if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+            return max(0, int(words[4]))
+    return 0
+
+
+def end(lock: Path, pid: int, kill: bool) -> None:
+    """Have the holder of a lock stop, or kill it; it may be stopped (SIGSTOP) itself."""
+    with contextlib.suppress(ProcessLookupError):
+        process = os.pidfd_open(pid)
+        try:
+            # Looked at with the pidfd in hand: the number cannot have become another process's in between.
+            if holder(lock) == pid:
+                signal.pidfd_send_signal(process, signal.SIGKILL if kill else signal.SIGTERM)
+        finally:
+            os.close(process)
 
 
 @contextlib.contextmanager

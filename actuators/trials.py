@@ -10,11 +10,9 @@ from actuators.leases import LEASE_NS, Leases
 from actuators.orders import Orders
 from actuators.records import stamp
 from actuators.undo import Ending, Undo
+from bus.roles import GUARD
 from bus.schema import AnyEvent, Trial, Verdict
 from bus.tunables import Tunable
-
-GUARD = "guard"
-"""The only lane whose verdicts count."""
 
 
 class Trials:

@@ -147,6 +147,44 @@ def rollback(change: int | None, everything: bool, run_dir: Path, state_dir: Pat
 
 
 @cli.command()
+@click.argument("change", metavar="ID", type=click.IntRange(min=1))
+@dirs
+@as_json
+def confirm(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Let a change on trial stay.
+
+    Over stops and restarts, until `trimtab rollback ID`; without waiting for the guard.
+    """
+    return _order(run_dir, state_dir, as_json, verb="confirm", change=change)
+
+
+@cli.command()
+@click.argument("change", metavar="ID", type=click.IntRange(min=1))
+@dirs
+@as_json
+def revert(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Undo a change and park its key.
+
+    As the guard does when a change has hurt: not tried again until `trimtab release`.
+    """
+    return _order(run_dir, state_dir, as_json, verb="revert", change=change)
+
+
+@cli.command()
+@click.option("--restore", is_flag=True, help="Put back what is confirmed, too.")
+@dirs
+@as_json
+def off(restore: bool, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Stop trimtab, whatever state it is in.
+
+    And put back what is on trial. Works with roles hung, the configuration broken, the bus gone.
+    """
+    from trimtab import off
+
+    return off.off(run_dir, state_dir, restore, as_json)
+
+
+@cli.command()
 @click.argument("mode", metavar="[MODE]", required=False, type=click.Choice(MODES))
 @dirs
 @as_json

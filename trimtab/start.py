@@ -42,7 +42,8 @@ def effective(path: Path | None, mode: Mode | None, only: Sequence[str], netns: 
         # A third party's policy is checked in its own process: nothing of theirs is imported here, as root.
         load(name, found)
     config.narrowed(tunables.table(row for tuner in tuners for row in tuner.rows), found)
-    chosen = {name: name in only if only else found.deciders.get(name, True) for name in known}
+    # The guard is no tuner: whichever are chosen, it watches what they change.
+    chosen = {name: name in only if only and name != roles.GUARD else found.deciders.get(name, True) for name in known}
     return msgspec.structs.replace(found, mode=mode or found.mode, deciders=chosen, netns=list(netns) or found.netns)
 
 
