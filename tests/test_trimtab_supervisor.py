@@ -21,6 +21,7 @@ import pytest
 
 from bus.roles import GROUP, UID_BASE, Role
 from trimtab import rundir
+from trimtab.ear import Ear
 from trimtab.privilege import held, names
 
 pytestmark = [
@@ -42,6 +43,13 @@ def main(argv):
     if habit == "crash":
         print("about to crash", file=sys.stderr)
         raise RuntimeError("boom")
+    if habit == "orphan" and os.fork() == 0:
+        parent = os.getppid()
+        while os.getppid() == parent:
+            time.sleep(0.02)
+        time.sleep(0.1)
+        print("after its end", file=sys.stderr, flush=True)
+        os._exit(0)
     if habit == "escape":
         print("\\x1b[31mred\\x1b[0m and \\x07", file=sys.stderr)
     status = {"published": 1, "watched": [f"{name} things"], "missing": [f"{name} extras: none here"]}
@@ -233,14 +241,10 @@ def test_a_role_that_keeps_failing_is_tried_again_ever_more_slowly_and_said_each
     assert run.stop() == 0
 
 
-def test_it_stops_deciders_then_collectors_then_the_actuator_and_a_second_interrupt_is_harmless(
-    runs: Callable[..., Run],
-) -> None:
+def test_it_stops_deciders_then_collectors_then_the_actuator(runs: Callable[..., Run]) -> None:
     run = runs()
     run.until_said("ready in ")
-    run.process.send_signal(signal.SIGINT)
-    run.process.send_signal(signal.SIGINT)
-    assert run.process.wait(20) == 0
+    assert run.stop() == 0
     ends = {name: int(t_ns) for name, t_ns in re.findall(r"(\S+): stopping at (\d+)", run.text())}
     assert ends["decider-y"] < ends["collector-x"] < ends["actuator"]
     assert {row["state"] for row in run.document()["roles"]} == {"stopped"}
@@ -256,10 +260,15 @@ def test_sigterm_and_a_closed_terminal_stop_it_in_order_too(runs: Callable[..., 
     assert run.text().count("stopping at") == 3
 
 
-def test_a_role_that_will_not_stop_is_killed_and_the_exit_code_says_so(runs: Callable[..., Run]) -> None:
-    run = runs(*ROLES, role("decider", "decider-z", 93, "stubborn"), STOP_S=(0.3, 1.0, 10.0))
+def test_a_role_that_will_not_stop_is_killed_a_second_interrupt_is_harmless_and_the_exit_code_tells(
+    runs: Callable[..., Run],
+) -> None:
+    run = runs(*ROLES, role("decider", "decider-z", 93, "stubborn"), STOP_S=(1.0, 2.0, 10.0))
     run.until_said("ready in ")
+    run.process.send_signal(signal.SIGINT)
+    run.until_said("SIGINT: stopping")
     assert run.stop() == 1
+    assert "SIGINT: already stopping" in run.text()
     assert "decider-z: did not stop in time; killing it" in run.text()
     assert run.text().count("stopping at") == 3
 
@@ -319,6 +328,31 @@ def test_what_a_role_prints_cannot_drive_the_terminal(runs: Callable[..., Run]) 
     assert run.stop() == 0
     assert "\x1b" not in run.text()
     assert "\x07" not in run.text()
+
+
+def test_an_end_and_words_that_come_after_it_in_one_turn_are_both_taken(runs: Callable[..., Run]) -> None:
+    run = runs(*ROLES, role("decider", "decider-z", 93, "orphan"))
+    run.until_said("ready in ")
+    run.process.send_signal(signal.SIGSTOP)
+    os.kill(run.pids()["decider-z"], signal.SIGKILL)
+    time.sleep(0.5)
+    run.process.send_signal(signal.SIGCONT)
+    run.until_said("decider-z: running again")
+    assert "decider-z: after its end" in run.text()
+    assert run.stop() == 0
+
+
+def test_a_message_too_long_is_none_and_the_next_is_heard(place: Path) -> None:
+    ear = Ear(place / "ear.sock")
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
+            for message in (b"READY=1\n" + b"X" * 20000, b"READY=1"):
+                sender.sendto(message, str(place / "ear.sock"))
+        assert ear.hear() is None
+        assert ear.hear() == (os.getpid(), b"READY=1")
+        assert ear.hear() is None
+    finally:
+        ear.close()
 
 
 def test_with_nobody_left_to_read_what_it_says_roles_still_come_back(runs: Callable[..., Run]) -> None:
