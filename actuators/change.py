@@ -8,6 +8,7 @@ the journal names (actuators.undo takes it up). Whatever is wrong with a wish be
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections import Counter
 from collections.abc import Collection
@@ -72,6 +73,8 @@ class Writer:
             self._undo.cede(kept, value)
         answer = gate.admit(row, self._bounds[row.name], wish, asker, self._view(row, wish, value), time.monotonic_ns())
         if isinstance(answer, Refused):
+            if answer.kind == "turns" and self.mode == "enforce":
+                self._park(spot, answer)
             return answer
         intent = self._intent(wish, asker, answer)
         if self.mode == "observe":
@@ -85,6 +88,13 @@ class Writer:
             return Refused("journal", f"no journal, no change: {error}")
         return None
 
+    def _park(self, spot: Spot, refused: Refused) -> None:
+        """Two deciders that want opposite things, or one that cannot make up its mind: the key rests."""
+        why = f"parked: {refused.reason}"
+        with contextlib.suppress(JournalError):
+            self._keeper.hold(spot, why)
+            self._voice.parked(spot, self._kernel.site(spot.netns), why)
+
     def _view(self, row: Tunable, wish: Wish, value: int) -> View:
         spot = Spot(wish.tunable, wish.netns)
         kept = self._keeper.standing.get(spot)
@@ -93,8 +103,12 @@ class Writer:
             kept.original if kept else value,
             self._keeper.held(spot),
             self._kernel.related((*row.at_most, *row.at_least), wish.netns, wish.netns_ino),
-            self._keeper.changed_ns(spot),
+            self._keeper.pace.changed_ns(spot),
             self._fence,
+            self._keeper.pace.turns(spot),
+            self._keeper.pace.rising(spot),
+            self._keeper.pace.by[row.decider],
+            self._keeper.pace.by.total(),
         )
 
     def _intent(self, wish: Wish, asker: str, grant: Grant) -> Intent:

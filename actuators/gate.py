@@ -17,6 +17,10 @@ from bus.tunables import INT_MAX, Bounds, Tunable
 FUTURE_NS = 100_000_000
 """A wish's time may be this far ahead: a time namespace or a late reading of the clock, not a lie."""
 HOUR_NS = 3_600_000_000_000
+TURNS_MAX = 2
+"""A key turns round so often within an hour; the next time it is parked."""
+DECIDER_PER_HOUR = 3600
+HOST_PER_HOUR = 7200
 DEAD_BAND = 128
 """A change below value / DEAD_BAND is not worth a write, unless it leads to a bound or back to the original."""
 
@@ -36,6 +40,14 @@ class View(Struct, frozen=True):
     """When this key was last written, CLOCK_MONOTONIC, oldest first; an hour's worth."""
     fence: Collection[int] = ()
     """Cookies of the only namespaces to touch; empty for no fence."""
+    turns: int = 0
+    """How often this key has turned round within the hour, up after down or down after up."""
+    rising: bool | None = None
+    """Which way it went last."""
+    asked: int = 0
+    """How many wishes of this decider were carried out within the hour."""
+    all_asked: int = 0
+    """And of all deciders."""
 
 
 class Refused(Struct, frozen=True):
@@ -66,26 +78,29 @@ class _Case(Struct, frozen=True):
 
 def screen(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int], now_ns: int) -> Refused | None:
     """What can be refused before anything is read in the kernel; None when nothing can."""
-    if row is None or row.name != wish.tunable:
-        return _unknown(wish)
-    if asker != row.decider:
-        return Refused("owner", f"{row.name} is {row.decider}'s to ask for, not {asker}'s")
-    return _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns)
+    found = _screened(row, wish, asker, fence, now_ns)
+    return found if isinstance(found, Refused) else None
 
 
 def admit(row: Tunable | None, bounds: Bounds, wish: Wish, asker: str, view: View, now_ns: int) -> Grant | Refused:
     """Grant the wish, or refuse it for the first thing that is wrong. now_ns: CLOCK_MONOTONIC."""
-    if row is None:
-        return _unknown(wish)
-    refused = screen(row, wish, asker, view.fence, now_ns)
-    if refused is not None:
-        return refused
-    case = _Case(row, bounds, wish, view, now_ns)
+    found = _screened(row, wish, asker, view.fence, now_ns)
+    if isinstance(found, Refused):
+        return found
+    case = _Case(found, bounds, wish, view, now_ns)
     for check in _CHECKS:
         refused = check(case)
         if refused is not None:
             return refused
-    return Grant(row.name, wish.netns, view.value, wish.want)
+    return Grant(found.name, wish.netns, view.value, wish.want)
+
+
+def _screened(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int], now_ns: int) -> Tunable | Refused:
+    if row is None or row.name != wish.tunable:
+        return _unknown(wish)
+    if asker != row.decider:
+        return Refused("owner", f"{row.name} is {row.decider}'s to ask for, not {asker}'s")
+    return _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns) or row
 
 
 def _unknown(wish: Wish) -> Refused:
@@ -171,6 +186,22 @@ def _pace(case: _Case) -> Refused | None:
     return None
 
 
+def _turns(case: _Case) -> Refused | None:
+    view, rises = case.view, case.wish.want > case.view.value
+    if view.rising not in (None, rises) and view.turns >= TURNS_MAX:
+        way = "up" if rises else "down"
+        return Refused("turns", f"{way} again would be turn {view.turns + 1} within the hour, at most {TURNS_MAX}")
+    return None
+
+
+def _crowd(case: _Case) -> Refused | None:
+    if case.view.asked >= DECIDER_PER_HOUR:
+        return Refused("decider-per-hour", f"{case.row.decider} has changed {case.view.asked} values within the hour")
+    if case.view.all_asked >= HOST_PER_HOUR:
+        return Refused("host-per-hour", f"{case.view.all_asked} values have been changed within the hour")
+    return None
+
+
 def _relations(case: _Case) -> Refused | None:
     want, related = case.wish.want, case.view.related
     for name in (*case.row.at_most, *case.row.at_least):
@@ -192,5 +223,7 @@ _CHECKS: tuple[Callable[[_Case], Refused | None], ...] = (
     _bounds,
     _step,
     _pace,
+    _turns,
+    _crowd,
     _relations,
 )

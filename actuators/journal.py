@@ -16,6 +16,7 @@ import msgspec
 
 from actuators import originals, state_dir
 from actuators.originals import Originals
+from actuators.pace import Move
 from actuators.records import STANDING, Hold, Intent, Key, Site, Spot, Stamp, State, Stood, stamp
 from actuators.state_dir import JournalError
 from actuators.store import Store
@@ -169,14 +170,14 @@ class Journal:
             for boot_id, tunable, netns, why, since_ns in rows
         ]
 
-    def changed_since(self, t_ns: int) -> list[tuple[Spot, int]]:
-        """(key, CLOCK_MONOTONIC) of every change of this boot later than t_ns, oldest first."""
+    def moves_since(self, t_ns: int) -> list[Move]:
+        """Every change of this boot later than t_ns, CLOCK_MONOTONIC, oldest first."""
         rows = self._store.read(
-            "SELECT tunable, netns, t_ns FROM changes WHERE boot_id = ? AND t_ns > ? AND state <> 'advised' "
-            "ORDER BY id",
+            "SELECT t_ns, tunable, netns, decider, new > old FROM changes "
+            "WHERE boot_id = ? AND t_ns > ? AND state <> 'advised' ORDER BY id",
             (self._boot_id, t_ns),
         )
-        return [(Spot(tunable, netns), at_ns) for tunable, netns, at_ns in rows]
+        return [Move(at_ns, Spot(tunable, netns), decider, bool(up)) for at_ns, tunable, netns, decider, up in rows]
 
     def counts(self) -> dict[str, int]:
         """How many changes of this boot are in each state."""

@@ -18,6 +18,7 @@ from msgspec.structs import replace
 from actuators import originals
 from actuators.gate import HOUR_NS
 from actuators.journal import Journal
+from actuators.pace import Move, Pace
 from actuators.records import ON_TRIAL, STANDING, Hold, Intent, Site, Spot, State, Stood, stamp
 from actuators.relations import Relations
 from actuators.state_dir import JournalError
@@ -87,7 +88,8 @@ class Keeper:
         self._relations = relations
         self._journal: Journal | None = None
         self._holds: dict[Spot, Hold] = {}
-        self._changed: dict[Spot, list[int]] = {}
+        self.pace = Pace()
+        """What was changed within the last hour."""
         self._pending: list[_Pending] = []
         self._renumbering = False
         """A journal begun anew knows the changes before it by other numbers, but no others of their keys."""
@@ -114,7 +116,7 @@ class Keeper:
 
     def flush(self) -> None:
         """In quiet moments: write what is pending, and let the journal tidy up."""
-        self._forget_old()
+        self.pace.forget(stamp().t_ns)
         if not self._journal:
             return
         try:
@@ -149,7 +151,7 @@ class Keeper:
         """Journal a change that is about to be made. Returns its id. On JournalError it must not be made."""
         number = self._try(lambda journal: journal.intend(intent))
         now_ns = stamp().t_ns
-        self._changed.setdefault(intent.spot, []).append(now_ns)
+        self.pace.note(Move(now_ns, intent.spot, intent.decider, intent.new > intent.old))
         kept = self.adopt(intent.spot, intent.site, intent.original, intent.old, now_ns)
         kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent", now_ns)
         self.counts["intent"] += 1
@@ -187,10 +189,6 @@ class Keeper:
                 if tied != spot.tunable:
                     self._hold_tied(self._new_hold(Spot(tied, spot.netns), f"tied to {spot.tunable}: {held}"))
 
-    def changed_ns(self, spot: Spot) -> tuple[int, ...]:
-        """When a key was written within the last hour or so, CLOCK_MONOTONIC, oldest first."""
-        return tuple(self._changed.get(spot, ()))
-
     # --- holds ----------------------------------------------------------------------------------------------------
 
     def held(self, spot: Spot) -> str:
@@ -224,9 +222,9 @@ class Keeper:
 
     def _load(self, journal: Journal) -> None:
         self._holds |= {hold.spot: hold for hold in journal.holds()}
-        self._changed.clear()
-        for spot, t_ns in journal.changed_since(stamp().t_ns - HOUR_NS):
-            self._changed.setdefault(spot, []).append(t_ns)
+        self.pace = Pace()
+        for move in journal.moves_since(stamp().t_ns - HOUR_NS):
+            self.pace.note(move)
 
     def _from_journal(self) -> list[Leftover]:
         if not self._journal:
@@ -285,12 +283,3 @@ class Keeper:
             del self.standing[kept.spot]
         else:
             kept.stands = stands
-
-    def _forget_old(self) -> None:
-        oldest_ns = stamp().t_ns - HOUR_NS
-        for spot, times in list(self._changed.items()):
-            recent = [t_ns for t_ns in times if t_ns > oldest_ns]
-            if recent:
-                self._changed[spot] = recent
-            else:
-                del self._changed[spot]

@@ -51,7 +51,7 @@ class Relations:
         )
 
 
-class Move(Struct, frozen=True):
+class Target(Struct, frozen=True):
     """A value to put back."""
 
     spot: Spot
@@ -60,7 +60,7 @@ class Move(Struct, frozen=True):
     """Id of the newest change there: what was changed last is put back first."""
 
 
-def ordered(moves: list[Move], relations: Relations, values: Mapping[Spot, int]) -> list[Move]:
+def ordered(moves: list[Target], relations: Relations, values: Mapping[Spot, int]) -> list[Target]:
     """The moves in an order in which no relation is broken at any instant, else the newest first.
 
     values: what stands now at every spot that a move is about or is tied to. Where no order fits (somebody set a
@@ -68,9 +68,9 @@ def ordered(moves: list[Move], relations: Relations, values: Mapping[Spot, int])
     """
     now = dict(values)
     left = sorted(moves, key=lambda move: -move.newest)
-    done: list[Move] = []
+    done: list[Target] = []
 
-    def fits(move: Move) -> bool:
+    def fits(move: Target) -> bool:
         return relations.fits(move.spot.tunable, move.target, lambda name: now.get(Spot(name, move.spot.netns)))
 
     while left:

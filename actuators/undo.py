@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from actuators.keeper import Keeper, Leftover, Standing
 from actuators.kernel import Kernel
+from actuators.pace import Move
 from actuators.records import Spot, State, stamp
-from actuators.relations import Move, Relations, ordered
+from actuators.relations import Relations, Target, ordered
 from actuators.voice import Verdict, Voice, clipped
 from bus.netns import NamespaceGoneError
 from bus.schema import Outcome
@@ -39,10 +40,12 @@ class Ending(Struct, frozen=True):
     why: str
     held: str = ""
     """Why hands are off the keys from then on; empty: they are not."""
+    turn: bool = True
+    """It counts among the turns of a key (actuators.pace): not what a start or a stop of ours does."""
 
 
-STOPPED = Ending("reverted", "trimtab stops")
-LEFT_BEHIND = Ending("reverted", "left by a run that did not stop in order")
+STOPPED = Ending("reverted", "trimtab stops", turn=False)
+LEFT_BEHIND = Ending("reverted", "left by a run that did not stop in order", turn=False)
 
 
 class Undo:
@@ -57,7 +60,7 @@ class Undo:
     def all(self, ending: Ending, spots: Collection[Spot] | None = None) -> Tally:
         """Put every original (of these spots) back, newest change first, in an order in which no relation is broken."""
         kept = [one for spot, one in self._keeper.standing.items() if spots is None or spot in spots]
-        moves = [Move(one.spot, one.original, one.newest) for one in kept]
+        moves = [Target(one.spot, one.original, one.newest) for one in kept]
         tally = Tally()
         for move in ordered(moves, self._relations, self._values(kept)):
             self._restore(self._keeper.standing[move.spot], move.target, (), ending, tally)
@@ -73,7 +76,7 @@ class Undo:
             if (deciders is None or one.decider in deciders) and (spots is None or spot in spots)
         }
         kept = [self._keeper.standing[spot] for spot, ids in chosen.items() if ids]
-        moves = [Move(one.spot, one.before(chosen[one.spot][0]), one.newest) for one in kept]
+        moves = [Target(one.spot, one.before(chosen[one.spot][0]), one.newest) for one in kept]
         tally = Tally()
         for move in ordered(moves, self._relations, self._values(kept)):
             self._restore(self._keeper.standing[move.spot], move.target, chosen[move.spot], ending, tally)
@@ -144,6 +147,8 @@ class Undo:
     def _undone(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending) -> None:
         if kept.stands != target:
             self.voice.undone(kept, target, ending.why)
+            if ending.turn:
+                self._keeper.pace.note(Move(stamp().t_ns, kept.spot, kept.decider, target > kept.stands, undo=True))
         self._tell(kept, "reverted", ending.why, target)
         stands = None if not ids or len(ids) == len(kept.changes) else target
         self._keeper.settle(kept.spot, ending.state, ending.why, stands, ids, ending.held)

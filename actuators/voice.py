@@ -57,6 +57,10 @@ class Voice(Struct, frozen=True):
             f"{kept.original}  [until: trimtab release {kept.spot.tunable}]"
         )
 
+    def parked(self, spot: Spot, site: Site, why: str) -> None:
+        """A key rests."""
+        self.say(f"hands off {spot.tunable}{where(spot, site)}: {why}  [until: trimtab release {spot.tunable}]")
+
     def _what(self, intent: Intent) -> str:
         return self._move(intent.spot, intent.site, intent.old, intent.new)
 

@@ -270,14 +270,14 @@ def test_a_write_between_our_look_and_our_write_is_not_overwritten(world: World)
     assert world.value() == 300000
     assert world.kernel.written == []
     assert world.states() == ["ceded"]
-    assert "300000 stands there, not 262144" in world.changes()[0].detail
+    assert "wrote 300000 in place of 262144" in world.changes()[0].detail
 
 
 def test_a_write_between_our_write_and_our_second_look_is_not_overwritten(world: World) -> None:
     world.kernel.after = lambda: world.foreign(300000)
     assert world.wish(393216).verdict == "ceded"
     assert world.value() == 300000
-    assert "300000 stands there, not 393216" in world.changes()[0].detail
+    assert "wrote 300000 in place of 393216" in world.changes()[0].detail
 
 
 def test_ceding_one_threshold_holds_its_family_and_leaves_what_is_ours_there_undoable(world: World) -> None:

@@ -115,7 +115,7 @@ def test_an_advice_s_id_is_the_same_on_another_day(tmp_path: Path) -> None:
 
 def test_advice_counts_as_no_change(journal: Journal) -> None:
     journal.advise(intent())
-    assert journal.changed_since(0) == []
+    assert journal.moves_since(0) == []
     assert journal.keys() == []
 
 

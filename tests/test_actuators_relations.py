@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from actuators.records import Spot
-from actuators.relations import Move, Relations, ordered
+from actuators.relations import Relations, Target, ordered
 from bus import tunables
 from bus.tunables import Tunable
 
@@ -55,7 +55,7 @@ def test_thresholds_rise_at_every_instant_of_putting_them_back(
 ) -> None:
     spots = [Spot(name, netns) for name in THRESH]
     values = dict(zip(spots, now, strict=True))
-    moves = [Move(spot, to, age) for spot, to, age in zip(spots, target, ages, strict=True)]
+    moves = [Target(spot, to, age) for spot, to, age in zip(spots, target, ages, strict=True)]
     for move in ordered(moves, Relations(ROWS), values):
         values[move.spot] = move.target
         assert rise(tuple(values[spot] for spot in spots))
@@ -67,17 +67,17 @@ def test_every_move_comes_out_once_even_where_no_order_fits(
     now: tuple[int, ...], target: tuple[int, ...], moved: set[int]
 ) -> None:
     values = {Spot(name, 0): value for name, value in zip(THRESH, now, strict=True)}
-    moves = [Move(Spot(THRESH[level], 0), target[level], level) for level in moved]
+    moves = [Target(Spot(THRESH[level], 0), target[level], level) for level in moved]
     found = ordered(moves, Relations(ROWS), values)
     assert sorted(move.newest for move in found) == sorted(moved)
 
 
 def test_what_was_changed_last_is_put_back_first_where_nothing_ties() -> None:
     rows: dict[str, Tunable] = {}
-    moves = [Move(Spot("a.b", 0), 1, 3), Move(Spot("a.c", 0), 1, 9), Move(Spot("a.d", 0), 1, 5)]
+    moves = [Target(Spot("a.b", 0), 1, 3), Target(Spot("a.c", 0), 1, 9), Target(Spot("a.d", 0), 1, 5)]
     assert [move.newest for move in ordered(moves, Relations(rows), {})] == [9, 5, 3]
 
 
 def test_namespaces_do_not_tie_each_other() -> None:
-    moves = [Move(Spot(THRESH[2], 1), 10, 1)]
+    moves = [Target(Spot(THRESH[2], 1), 10, 1)]
     assert ordered(moves, Relations(ROWS), {Spot(THRESH[1], 2): 99}) == moves
