@@ -173,7 +173,7 @@ def _baseline(state: State, key: Key, event: Trial) -> Baseline | None:
     for case in state.cases.values():
         for watch in case.watches:
             close = event.since_ns - case.trial.since_ns < quiet_ns
-            if watch.key == key and watch.baseline and (close or watch.streak):
+            if watch.key == key and (close or watch.streak):
                 return watch.baseline
     series = state.series.get(key)
     if series is None:

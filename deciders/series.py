@@ -22,6 +22,8 @@ STALE_NS = 60 * SECOND_NS
 """A window that does not fill for so long is begun anew."""
 SLACK_NS = 50_000_000
 """The clocks of publishers agree, their lanes do not: so much later may a bin end that is still before a change."""
+ENOUGH = 0.1
+"""Of a window's weight: the least to call a baseline."""
 GROUPS_MIN = 4
 """Fewer windows say nothing of a spread."""
 
@@ -39,7 +41,7 @@ class Baseline(Struct, frozen=True, gc=False):
 
     mean: float
     deviation: float
-    """Standard deviation of its windows; 0 where there were too few."""
+    """Standard deviation of its windows, as far as there were enough, and of the mean."""
 
 
 class Series(Struct, gc=False):
@@ -122,16 +124,20 @@ def before(signal: Signal, series: Series, since_ns: int, window_s: float, basel
     oldest_ns = since_ns - int(2 * baseline_s * SECOND_NS)
     bins = [each for each in series.bins if oldest_ns < each[0] <= since_ns + SLACK_NS]
     much, of = sum(each[1] for each in bins), sum(each[2] for each in bins)
-    if of < signal.weight:
-        return None
-    return Baseline(much / of, _deviation(_groups(signal, bins, int(window_s * SECOND_NS))))
+    return _baseline(signal, much, of, _groups(signal, bins, int(window_s * SECOND_NS)))
 
 
 def long_before(signal: Signal, series: Series) -> Baseline | None:
     """What the totals tell of the time before anyone looked; None where they tell nothing."""
-    if series.prior is None or series.prior[1] < signal.weight:
+    return _baseline(signal, *series.prior, []) if series.prior else None
+
+
+def _baseline(signal: Signal, much: float, of: float, windows: list[float]) -> Baseline | None:
+    if of < signal.weight * ENOUGH:
         return None
-    return Baseline(series.prior[0] / series.prior[1], 0.0)
+    # As if one event more had been seen: none in a hundred may be one in a hundred.
+    unsure = (much + 1) / of / of if signal.counts else 0.0
+    return Baseline(much / of, sqrt(_variance(windows) + unsure))
 
 
 def _groups(signal: Signal, bins: Iterable[tuple[int, float, float]], window_ns: int) -> list[float]:
@@ -147,8 +153,8 @@ def _groups(signal: Signal, bins: Iterable[tuple[int, float, float]], window_ns:
     return values
 
 
-def _deviation(values: list[float]) -> float:
+def _variance(values: list[float]) -> float:
     if len(values) < GROUPS_MIN:
         return 0.0
     mean = sum(values) / len(values)
-    return sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
+    return sum((value - mean) ** 2 for value in values) / (len(values) - 1)

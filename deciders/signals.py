@@ -36,7 +36,9 @@ class Signal(Struct, frozen=True, kw_only=True):
     absolute: float
     """... and by this much."""
     weight: float
-    """A window holds at least so much (the second part of its reading)."""
+    """A window holds at least so much (the second part of its reading); a tenth will do for what was before."""
+    counts: bool = True
+    """The first part of a reading counts events: of a few in little, one cannot be sure."""
     unit: Literal["%", "/s"]
     paid: bool = False
     """No worse where flows got faster in proportion: a path that is filled has a queue."""
@@ -136,6 +138,7 @@ SIGNALS: tuple[Signal, ...] = (
         name="srtt_us",
         topic=FlowSample,
         grows=False,
+        counts=False,
         read=lambda sample, _: (sample.queue, 1),
         relative=0.0,
         absolute=0.5,
@@ -152,6 +155,7 @@ SIGNALS: tuple[Signal, ...] = (
         source="net/sockstat",
         per="host",
         grows=False,
+        counts=False,
         read=_memory,
         relative=1.0,
         absolute=0.03,
@@ -232,6 +236,7 @@ SIGNALS: tuple[Signal, ...] = (
             topic=Counters,
             source=f"pressure/{what}",
             per="host",
+            counts=False,
             read=_stalled,
             relative=1.0,
             absolute=0.1,
@@ -247,10 +252,11 @@ SPEED = Signal(
     name="tcp_speed",
     topic=FlowSample,
     grows=False,
+    counts=False,
     read=lambda sample, _: (sample.transferred_bytes, sample.span_s),
     relative=0.0,
     absolute=0.0,
-    weight=0.1,
+    weight=0.5,
     unit="/s",
     what="bytes of a flow near its limit",
 )

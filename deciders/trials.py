@@ -63,7 +63,7 @@ class Watch(Struct):
     def tell(self) -> str:
         """The numbers, for people."""
         signal = ROWS[self.key[0]]
-        if self.latest is None or self.baseline is None:
+        if self.latest is None or self.baseline is None or self.key[0] == SPEED_ROW:
             return ""
         return f"{signal.name} {signal.show(self.latest)} (before: {signal.show(self.baseline.mean)})"
 

@@ -77,6 +77,10 @@ class Space:
     """Its counters are read from this second on."""
     harm: Harm = field(default_factory=Harm)
     harmed_from: int = 1 << 60
+    born: int = 0
+    """Its flow begins in this second."""
+    grows_from: int = 1 << 60
+    """The flow gets faster within a few seconds, and then its path has a queue."""
 
     def __post_init__(self) -> None:
         dice = self.dice
@@ -87,7 +91,8 @@ class Space:
         self.mood = self.queue = 0.0
         self.bad = 0
         self.spike = 0
-        self.sent = dice.randrange(10**6, 10**8)
+        self.growth = exp(dice.uniform(0, log(20)))
+        self.sent = 0 if self.born else dice.randrange(10**6, 10**8)
         self.resent = int(self.sent * (self.quiet + self.bursts * 4 * 0.02))
         self.late = self.resent
         self.acked = self.flow_resent = 0
@@ -101,7 +106,8 @@ class Space:
         self.spike = self.spike - 1 if self.spike else int(dice.random() < 1 / 90) * dice.randint(1, 4)
         harm = self.harm if number >= self.harmed_from else Harm()
         share = self.quiet + harm.loss + (0.02 if self.bad else 0.0)
-        sent = max(1, int(self.rate * exp(self.mood)))
+        grown = self.grown(number)
+        sent = max(1, int(self.rate * grown * exp(self.mood))) if number >= self.born else 0
         # Losses come several at a time.
         again = sum(dice.randint(1, 8) for _ in range(_poisson(dice, sent * share / 4.5)))
         self.sent += sent
@@ -109,15 +115,22 @@ class Space:
         self.late += again * 3
         self.acked += sent * MSS
         self.flow_resent += again
-        yield self._flow(number, t_ns, harm)
+        if sent:
+            yield self._flow(grown, t_ns, harm)
         if number >= self.watched_from:
             yield Counters(t_ns, self.netns, "net/snmp", {"Tcp.RetransSegs": self.resent, "Tcp.OutSegs": self.sent})
             values = {"TcpExt.TCPOFOQueue": self.late, "TcpExt.TCPHPHits": self.sent, "TcpExt.TCPMemoryPressures": 0}
             yield Counters(t_ns, self.netns, "net/netstat", values)
 
-    def _flow(self, number: int, t_ns: int, harm: Harm) -> TcpSndBuf:
+    def grown(self, number: int) -> float:
+        """How much faster than at first."""
+        return self.growth ** min(1.0, max(0, number - self.grows_from) / 5)
+
+    def _flow(self, grown: float, t_ns: int, harm: Harm) -> TcpSndBuf:
         queue_us = self.floor_us * 0.15 * exp(self.queue) * (4 if self.spike else 1)
-        rtt_us = int(self.floor_us + queue_us + harm.delay_ms * 1000)
+        # Twice as fast, and from then on ever more of a queue, up to what the path itself holds.
+        full_us = self.floor_us * 0.8 * min(1.0, max(0.0, (grown - 2) / 4))
+        rtt_us = int(self.floor_us + queue_us + full_us + harm.delay_ms * 1000)
         return TcpSndBuf(
             t_ns - SECOND // 3, self.netns, 0, 7, 2, 5001, 40000, 1 << 20, 1 << 20, False, rtt_us, int(self.floor_us),
             100, MSS, 90, 1 << 20, 1 << 18, self.acked, 10, 1000, 3, self.flow_resent,
@@ -151,22 +164,37 @@ class Experiment:
             said.append(Counters(t_ns, 1, "net/sockstat", {"TCP.mem": 2000 + number % 97}))
             for space in self.spaces:
                 said += space.second(number, t_ns)
-                begin = self.begins[space.netns]
-                if number >= begin and (number - begin) % 5 == 0:
-                    since_ns = begin * SECOND + SECOND // 2
-                    said.append(trial(space.netns, since_ns, space.netns, t_ns + SECOND // 2))
+                said += self.told(space, number, t_ns)
             said.append(Tick(t_ns + SECOND * 9 // 10, number))
             yield said
 
+    def told(self, space: Space, number: int, t_ns: int) -> Iterator[Trial]:
+        """What is on trial in a namespace: one change, or where a flow grows one step after the other."""
+        begin = self.begins[space.netns]
+        for step in range(STEPS if space.grows_from < 1 << 60 else 1):
+            if number >= begin + step and (number - begin - step) % 5 == 0:
+                since_ns = (begin + step) * SECOND + SECOND // 2
+                yield trial(space.netns * 10 + step, since_ns, space.netns, t_ns + SECOND // 2)
+
+
+STEPS = 4
+
 
 def experiment(seed: int, count: int, harm: Harm | None = None, before: int = 120) -> Experiment:
-    """`count` namespaces, half of them read only from the change on; harm begins within a second of it."""
+    """`count` namespaces, half of them read only from the change on; in some, the flow is young and grows.
+
+    Harm begins within a second of the change.
+    """
     dice = Random(seed)
     begins = {netns: before + dice.randrange(20) for netns in range(2, count + 2)}
-    spaces = [
-        Space(netns, Random(dice.random()), 0 if netns % 2 else begin, harm or Harm(), begin + 1 if harm else 1 << 60)
-        for netns, begin in begins.items()
-    ]
+    spaces: list[Space] = []
+    for netns, begin in begins.items():
+        space = Space(netns, Random(dice.random()), 0 if netns % 2 else begin, born=begin - 3 if netns % 4 == 0 else 0)
+        if netns % 3 == 0 and not harm:
+            space.grows_from = begin
+        if harm:
+            space.harm, space.harmed_from = harm, begin + 1
+        spaces.append(space)
     return Experiment(spaces, begins)
 
 
@@ -175,14 +203,16 @@ def outcomes(policy: Policy, seeds: Iterable[int], count: int, seconds: int, har
     found: Counter[str] = Counter()
     for seed in seeds:
         first: dict[int, bool] = {}
+        made = experiment(seed, count, harm)
+        steps = sum(STEPS if space.grows_from < 1 << 60 else 1 for space in made.spaces)
         state = guard.start(policy)
-        for said in experiment(seed, count, harm).seconds(seconds):
+        for said in made.seconds(seconds):
             for event in said:
                 state, verdicts = guard.step(state, event)
                 for verdict in verdicts:
                     first.setdefault(verdict.change, verdict.confirm)
         found.update("confirmed" if confirm else "reverted" for confirm in first.values())
-        found["open"] += count - len(first)
+        found["open"] += steps - len(first)
     return found
 
 
@@ -738,7 +768,7 @@ def test_lost_late_and_doubled_events_delay_a_verdict_and_do_not_change_it(
     for event in spoiled(events, Random(seed), loss, doubled, late):
         state, verdicts = guard.step(state, event)
         found += verdicts
-    assert said(found) == [(2, not harmed)]
+    assert said(found) == [(20, not harmed)]
     assert all(codec.decode_request(codec.encode(verdict)) == verdict for verdict in found)
     assert found[0].confirm is False or found[0].t_ns >= (made.begins[2] + 40) * SECOND
 
