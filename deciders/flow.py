@@ -21,16 +21,15 @@ NOISE_CLIP = 0.5
 LINE_VARIANCE = 6
 """Variance of x - 2y + z, relative to that of one."""
 NOISE_MAX2 = NOISE_CLIP * NOISE_CLIP / LINE_VARIANCE
-BASE_CREEP = 0.0005
-"""The base round trip forgets: a route that is longer now is believed after some minutes."""
+BASE_CREEP = 0.00003
+"""The base round trip forgets, a sample at a time: a route that has become longer is believed within the hour."""
 SPAN_MIN_NS = 50_000_000
 SPAN_MAX_NS = 2_000_000_000
 """Events further apart do not belong together."""
 SAMPLES_MIN = 3
 """An average of fewer says nothing."""
 
-ALL = -1
-UNKNOWN = -2
+UNKNOWN = -1
 
 
 @dataclass(slots=True)
@@ -78,20 +77,20 @@ def begin(flow: Flow, epoch: int, t_ns: int, total: int) -> None:
     flow.epoch, flow.t_ns, flow.total, flow.window, flow.samples = epoch, t_ns, total, 0, 0
 
 
-def add(flow: Flow, t_ns: int, total: int, rtt_us: int, held: int) -> None:
+def add(flow: Flow, t_ns: int, total: int, rtt_us: int, held: float) -> None:
     """End the span at t_ns and average it in. held: bytes that the limit lets be under way; 0 where it is not felt.
 
-    held=ALL: the limit is felt, and what it allows is under way, however much that is. held=UNKNOWN: no telling now.
+    held in ]0, 1]: the limit is felt, and this share of what it allows is under way. UNKNOWN: no telling now.
     """
     # Each event of a replay comes through here: plain comparisons, since min() and max() cost a call each.
     rate = (total - flow.total) * 1e9 / (t_ns - flow.t_ns)
     base = flow.base_rtt_us
     if not base or rtt_us < base:
         base = rtt_us
-    if held > 0:
+    if held > 1:
         used = rate * base / (held * 1e6)
-    elif held == ALL:
-        used = base / rtt_us
+    elif held > 0:
+        used = held * base / rtt_us
     else:
         used = flow.used if held == UNKNOWN and flow.samples else 0.0
     flow.t_ns, flow.total, flow.window = t_ns, total, 0

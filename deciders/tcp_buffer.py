@@ -14,7 +14,7 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders.flow import ALL, SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
+from deciders.flow import SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
 from deciders.limit import answered, bounds, may
 from deciders.tcp_growth import come_down, go_back, weigh
 from deciders.tcp_limit import Policy, Sample, learn_limit
@@ -121,7 +121,7 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
         return ()
     # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
     repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
-    add(flow, t_ns, total, rtt_us, ALL if _held_back(event) else UNKNOWN if repairs else 0)
+    add(flow, t_ns, total, rtt_us, _held_back(event) or (UNKNOWN if repairs else 0))
     buffer, enough = event.sndbuf_bytes, flow.samples >= SAMPLES_MIN
     limiting = enough and flow.used >= policy.send_used and buffer >= policy.near * event.limit_bytes
     if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
@@ -129,19 +129,20 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 
 
-def _held_back(event: TcpSndBuf) -> bool:
-    """Whether the send buffer, and neither the network nor the peer, keeps there from being more in flight.
+def _held_back(event: TcpSndBuf) -> float:
+    """How far the send buffer, and neither the network nor the peer, keeps there from being more in flight; 0 to 1.
 
     The kernel's own word is true but short: between an ACK and the sender's next write it says "busy". So: the buffer
-    is full (a sender is woken at two thirds, sk_stream_is_writeable), and what fills it is on its way.
+    is full (a sender is woken at two thirds, sk_stream_is_writeable), and this share of what fills it is on its way.
     """
+    if event.limited_by == SNDBUF_LIMITED:
+        return 1.0
     in_flight = event.in_flight_packets * event.mss_bytes
-    return event.limited_by == SNDBUF_LIMITED or (
-        event.queued_bytes >= FULL * event.sndbuf_bytes
-        and in_flight >= ON_ITS_WAY * event.queued_bytes
-        and event.in_flight_packets < FREE * event.cwnd_packets
-        and in_flight < FREE * event.snd_wnd_bytes
-    )
+    if event.queued_bytes < FULL * event.sndbuf_bytes or in_flight < ON_ITS_WAY * event.queued_bytes:
+        return 0.0
+    if event.in_flight_packets >= FREE * event.cwnd_packets or in_flight >= FREE * event.snd_wnd_bytes:
+        return 0.0
+    return min(1.0, in_flight / event.queued_bytes) if event.queued_bytes else 0.0
 
 
 def _on_value(state: State, event: Value) -> Sequence[Wish]:

@@ -31,6 +31,7 @@ SOAK_ROUNDS = 24
 """Round trips in a soak, at least: BBR tries for more only in every eighth (net/ipv4/tcp_bbr.c)."""
 STEPS_AT_ONCE = 2
 """Steps without a gain before growth rests."""
+SLOWER = 0.8
 FASTER = 1.25
 """A flow this much faster than when growth did not help it is another case."""
 NO_QUEUE = 0.9
@@ -88,8 +89,9 @@ def _judge(policy: Policy, attempt: Attempt, sample: Sample) -> str:
         return "gain"
     if event.t_ns < attempt.end_ns or flow.samples < SAMPLES_MIN:
         return "open"
-    # A little faster is not enough to go on, but too much to lose.
-    return "queue" if rose and flow.rate < earlier.rate * (1 + policy.gain / 2) else "none"
+    # A little faster is not enough to go on, but too much to lose; much slower is not for what one step can do.
+    same = SLOWER * earlier.rate <= flow.rate < earlier.rate * (1 + policy.gain / 2)
+    return "queue" if rose and same else "none"
 
 
 def _note(policy: Policy, knob: Knob, sample: Sample, verdict: str) -> None:
