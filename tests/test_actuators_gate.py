@@ -112,6 +112,16 @@ def test_a_wish_counts_from_its_date_until_it_expires(t_ns: int, expected: str) 
     assert kind(admit(t_ns=t_ns)) == expected
 
 
+def test_a_refusal_for_age_tells_how_old_how_valid_and_how_far_ahead() -> None:
+    stale = admit(t_ns=NOW_NS - 3 * SECOND_NS)
+    assert stale == Refused("stale", "the wish is 3000 ms old and was valid for 1000 ms")
+    assert admit(t_ns=NOW_NS + 3 * SECOND_NS) == Refused("future", "the wish is dated 3000 ms ahead")
+
+
+def test_the_slack_is_100_ms_the_hour_an_hour_and_the_dead_band_a_128th() -> None:
+    assert (gate.FUTURE_NS, gate.HOUR_NS, gate.DEAD_BAND) == (SECOND_NS // 10, 3600 * SECOND_NS, 128)
+
+
 def test_a_held_key_is_refused_with_the_reason_it_is_held_for() -> None:
     assert admit(view={"held": "held by root"}) == Refused("held", f"hands off {ROW.name}: held by root")
 
@@ -183,6 +193,11 @@ def test_a_step_of_one_is_always_allowed(value: int, want: int, expected: str) -
 )
 def test_two_changes_lie_a_cool_down_apart(ago_ns: int, expected: str) -> None:
     assert kind(admit(view={"changed_ns": (NOW_NS - ago_ns,)})) == expected
+
+
+def test_a_refusal_for_a_cool_down_tells_how_long_ago_the_last_change_was() -> None:
+    answer = admit(view={"changed_ns": (NOW_NS - 9 * SECOND_NS, NOW_NS - SECOND_NS // 20)})
+    assert answer == Refused("cool-down", "last changed 50 ms ago, at most once in 0.2 s")
 
 
 def test_an_hour_holds_only_so_many_changes() -> None:
