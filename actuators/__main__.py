@@ -80,7 +80,7 @@ def _run(options: argparse.Namespace, settings: Config) -> bool:
         modes.start(settings.mode)
         heard = _with_lane(deciders, options)
         lanes = stack.enter_context(contextlib.closing(Lanes(options.run_dir, heard, publisher)))
-        return Service(parts, writer, modes, lanes, events).run(stop)
+        return Service(parts, modes, lanes, events, settings.cede).run(stop)
 
 
 def _rows(settings: Config) -> Mapping[str, Tunable]:

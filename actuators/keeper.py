@@ -80,6 +80,8 @@ class Keeper:
         self.standing: dict[Spot, Standing] = {}
         self.counts: Counter[str] = Counter()
         """How many changes of this boot are in each state."""
+        self.ceded: dict[Spot, str] = {}
+        """Keys of the host that others set, and who: held as long as they do."""
         self.trouble = "the journal is not open"
         """Why nothing can be journaled, and so nothing be changed; empty when all is well."""
         self._folder = folder
@@ -194,7 +196,7 @@ class Keeper:
     def held(self, spot: Spot) -> str:
         """Why hands are off this key; empty when they are not."""
         hold = self._holds.get(spot) or self._holds.get(Spot(spot.tunable, 0))
-        return hold.why if hold else ""
+        return hold.why if hold else self.ceded.get(spot, "")
 
     def holds(self) -> list[Hold]:
         """Every hold."""

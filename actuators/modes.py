@@ -24,14 +24,14 @@ class Modes:
 
     def __init__(self, parts: Parts, writer: Writer, lock: StateLock, deciders: Collection[str]) -> None:
         self._parts = parts
-        self._writer = writer
+        self.writer = writer
         self._lock = lock
         self._deciders = deciders
         self._trouble = ""
 
     def start(self, mode: Mode) -> None:
         """Begin in this mode. Raises LinkError when another actuator holds the state directory."""
-        self._writer.mode = mode
+        self.writer.mode = mode
         with contextlib.suppress(JournalError):
             self._lock.take()
         if mode == "observe":
@@ -44,7 +44,7 @@ class Modes:
 
     def change(self, mode: Mode) -> Answer:
         """Go over to this mode, until the actuator ends."""
-        before = self._writer.mode
+        before = self.writer.mode
         if mode == before:
             return Answer(True, [f"mode {mode} already"], {"mode": mode})
         if before == "observe":
@@ -60,7 +60,7 @@ class Modes:
             self._parts.kernel.prepare(self._deciders)
         if mode == "observe":
             self._parts.keeper.close()
-        self._writer.mode = mode
+        self.writer.mode = mode
         self._parts.voice.say(f"mode {mode} (was {before})")
         lines = [f"mode {mode} (was {before})"]
         if tally.undone or tally.left:
@@ -69,7 +69,7 @@ class Modes:
 
     def with_journal(self, order: Callable[[], Answer]) -> Answer:
         """Carry out an operator's order, for which the journal is opened also in observe."""
-        if self._writer.mode != "observe":
+        if self.writer.mode != "observe":
             return order()
         self._open()
         try:
@@ -81,7 +81,7 @@ class Modes:
 
     def tend(self) -> None:
         """In quiet moments: let the journal tidy up, and try again where it was in trouble."""
-        if self._writer.mode == "observe":
+        if self.writer.mode == "observe":
             return
         if not self._parts.keeper.trouble:
             self._parts.keeper.flush()

@@ -79,7 +79,9 @@ class Orders:
         except JournalError as error:
             return Answer(False, [f"not released: {error}"])
         if not spots:
-            return Answer(False, [f"{ask.tunable} is not held"])
+            ceded = [why for spot, why in self._keeper.ceded.items() if spot.tunable == ask.tunable]
+            why = f"ceded: {ceded[0]}; see `cede` in the configuration" if ceded else "not held"
+            return Answer(False, [f"{ask.tunable} is {why}"])
         lines = [f"released {spot.tunable}" + (f" in namespace {spot.netns}" if spot.netns else "") for spot in spots]
         return Answer(True, lines, {"released": len(spots)})
 

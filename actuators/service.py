@@ -10,7 +10,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from actuators.change import Writer
 from actuators.control import Control, malformed
 from actuators.foreign import Foreign
 from actuators.modes import Modes
@@ -28,6 +27,8 @@ STATUS_S = 1.0
 LEVEL_S = 5.0
 WITNESS = "collector-bpf"
 """Who sees every write of a sysctl."""
+CEDE_S = 60.0
+"""How often is looked who else tunes this host."""
 LEASE_S = 0.25
 """How often leases are looked at."""
 
@@ -67,9 +68,9 @@ class Lanes:
 class Service:
     """The loop."""
 
-    def __init__(self, parts: Parts, writer: Writer, modes: Modes, lanes: Lanes, events: list[AnyEvent]) -> None:
-        """events: where the parts' voice puts what is to be published."""
-        self._writer = writer
+    def __init__(self, parts: Parts, modes: Modes, lanes: Lanes, events: list[AnyEvent], cede: Collection[str]) -> None:
+        """events: where the parts' voice puts what is to be published. cede: see bus.config.Config."""
+        self._writer = writer = modes.writer
         self._modes = modes
         self._lanes = lanes
         self._events = events
@@ -78,7 +79,10 @@ class Service:
         self._foreign = Foreign(parts.rows, parts.keeper, parts.undo)
         self._trials = Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
         self._rows = dict(parts.rows)
+        self._cede = cede
         self._status_s = self._level_s = self._lease_s = 0.0
+        self._cede_s = time.monotonic() + CEDE_S
+        self._watch.cede(Path("/"), cede)
         self._ready = False
 
     def run(self, stop: int) -> bool:
@@ -129,6 +133,9 @@ class Service:
             self._watch.level()
             self._trials.tell(self._events.append, self._rows)
             self._publish()
+        if now_s >= self._cede_s:
+            self._cede_s = now_s + CEDE_S
+            self._watch.cede(Path("/"), self._cede)
         if now_s >= self._lease_s:
             self._lease_s = now_s + LEASE_S
             self._trials.tend()

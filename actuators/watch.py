@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from pathlib import Path
 
+from actuators.others import ceded
 from actuators.parts import Parts
 from actuators.records import Spot, stamp
 from bus.netns import NamespaceGoneError
@@ -18,10 +20,22 @@ class Watch:
         self._keeper = parts.keeper
         self._kernel = parts.kernel
         self._undo = parts.undo
+        self._rows = parts.rows
+        self._say = parts.voice.say
         self._emit = parts.voice.emit
         own = parts.kernel.own
         self._always = [Spot(row.name, 0 if row.scope == "host" else own) for row in parts.rows.values()]
         self._touched: dict[Spot, int] = {}
+
+    def cede(self, root: Path, to: Collection[str]) -> None:
+        """Look who else tunes this host, and keep hands off what is theirs. What already stands stays on trial."""
+        names = ceded(root, self._rows, to)
+        before = self._keeper.ceded
+        # Other tuners and sysctl.d set the host's values and those of its initial namespace.
+        self._keeper.ceded = {spot: names[spot.tunable] for spot in self._always if spot.tunable in names}
+        for spot, why in self._keeper.ceded.items():
+            if before.get(spot) != why:
+                self._say(f"hands off {spot.tunable}: {why}  [see `cede` in trimtab(1)]")
 
     def level(self) -> None:
         """Tell every key of the host, of its initial namespace, and of every namespace that was touched."""

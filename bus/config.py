@@ -23,6 +23,10 @@ Mode = Literal["observe", "advise", "enforce"]
 MODES: tuple[Mode, ...] = ("observe", "advise", "enforce")
 
 
+Rival = Literal["sysctl.d", "tuned", "bpftune", "irqbalance"]
+RIVALS: tuple[Rival, ...] = ("sysctl.d", "tuned", "bpftune", "irqbalance")
+
+
 class ConfigError(ValueError):
     """A configuration that cannot be used: says which file, which key, what is wrong."""
 
@@ -45,6 +49,8 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """Decider -> on or off; what is not named is on."""
     netns: list[Annotated[int, Meta(ge=1)]] = []
     """Cookies of the only namespaces to touch; host-wide tunables are then left alone. Empty: no such fence."""
+    cede: list[Rival] = msgspec.field(default_factory=lambda: list(RIVALS))
+    """Who else's keys trimtab leaves alone."""
     tunables: dict[str, Narrow] = {}
     policy: dict[str, dict[str, Any]] = {}
     """Decider -> its policy's settings, checked by the decider."""

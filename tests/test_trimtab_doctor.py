@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from actuators import others as conflicts
+from actuators.others import Conflict
 from bpf import PROBES
 from bus.tunables import TUNABLES, table
-from trimtab import conflicts, doctor, features
-from trimtab.conflicts import Conflict
+from trimtab import doctor, features
 
 ROWS = table()
 RMEM = "net.ipv4.tcp_rmem[2]"
@@ -145,7 +146,7 @@ def test_what_sysctl_d_sets_of_ours_is_named_with_file_line_and_value(tmp_path: 
     put(tmp_path, {"etc/sysctl.d/90-net.conf": "vm.swappiness=1\n\nnet.ipv4.tcp_rmem = 4096 87380 6291456\n"})
     (found,) = conflicts.conflicts(tmp_path, ROWS)
     assert (found.what, found.keys) == ("sysctl.d", (RMEM,))
-    assert "/etc/sysctl.d/90-net.conf:3 sets net.ipv4.tcp_rmem[2]" in found.detail
+    assert "/etc/sysctl.d/90-net.conf line 3 sets net.ipv4.tcp_rmem[2]" in found.detail
     assert "4096 87380 6291456" in found.detail
 
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from actuators.others import Conflict, conflicts
 from bpf import PROBES
 from collectors import handoff, loader
 from collectors.handoff import HandOffError
 from trimtab import exits, show, tables
 from trimtab.child import PYTHON
-from trimtab.conflicts import Conflict, conflicts
 from trimtab.features import SECONDS, Feature, features
 
 SCHEMA = "trimtab.doctor/v1"

@@ -1,11 +1,14 @@
-"""Who else tunes this host: other tuners that run or will at the next boot, and what sysctl.d sets."""
+"""Who else tunes this host: other tuners that run or will at the next boot, and what sysctl.d sets.
+
+Their keys are ceded by default: trimtab keeps its hands off them while they are theirs.
+"""
 
 from __future__ import annotations
 
 import configparser
 import fnmatch
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from msgspec import Struct
@@ -35,6 +38,12 @@ class Setting(Struct, frozen=True):
     value: str
     file: str
     line: int
+
+
+def ceded(root: Path, rows: Mapping[str, Tunable], to: Collection[str]) -> dict[str, str]:
+    """Tunable -> whose it is and why, for those of `to` (bus.config.Config.cede) that are there."""
+    found = [one for one in conflicts(root, rows) if one.what.lower() in to]
+    return {name: f"{one.what} {one.detail.partition(':')[0]}" for one in found for name in one.keys}
 
 
 def conflicts(root: Path, rows: Mapping[str, Tunable]) -> list[Conflict]:
@@ -69,7 +78,7 @@ def _tuned(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     keys = [key for profile in profiles for key in _profile_keys(root, profile)]
     ours = tuple(name for name, row in rows.items() if row.sysctl in keys)
     profile = f"profile {' '.join(profiles)}" if profiles else "no active profile"
-    advice = "trimtab would change what the profile set: take them out of one of the two" if ours else "no key of ours"
+    advice = "what the profile sets is ceded to it" if ours else "no key of ours"
     yield Conflict("TuneD", f"{state}, {profile}: {advice}", ours)
 
 
@@ -103,7 +112,7 @@ def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     if state:
         # Its tuners tcp_buffer and neigh_table (bpftune(8)) set all of these.
         ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "neigh_table"))
-        yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own; run one of the two", ours)
+        yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own, so they are ceded to it", ours)
 
 
 def _irqbalance(root: Path) -> Iterator[Conflict]:
@@ -167,7 +176,7 @@ def _sysctl_d(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
         if ours:
             yield Conflict(
                 "sysctl.d",
-                f"/{setting.file}:{setting.line} sets {', '.join(ours)} by {setting.key.replace('/', '.')} = "
-                f"{setting.value}: trimtab would change it; `trimtab hold {ours[0]}` keeps it as it is",
+                f"/{setting.file} line {setting.line} sets {', '.join(ours)} by {setting.key.replace('/', '.')} = "
+                f"{setting.value}: ceded, so left alone unless `cede` in the configuration leaves sysctl.d out",
                 ours,
             )
