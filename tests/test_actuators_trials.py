@@ -1,0 +1,357 @@
+"""Trials and how they end: by lease, verdict, operator, dead-man, foreign write; what is confirmed stays."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from actuator_world import RMEM, ROWS, THRESH, WEB, World
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from actuators import deadman, leases, others
+from actuators.foreign import Foreign
+from actuators.records import Spot
+from actuators.state_dir import LOCK
+from actuators.trials import Trials
+from actuators.watch import Watch
+from bus.link import Lock
+from bus.roles import GUARD
+from bus.schema import Ask, SysctlWrite, Trial, Verdict
+
+FIRST, SECOND, THIRD = 300000, 400000, 500000
+ORIGINAL = 262144
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def boottime(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
+    """Moves CLOCK_BOOTTIME on, as the leases read it."""
+    ahead_ns = 0
+
+    def move(seconds: float) -> None:
+        nonlocal ahead_ns
+        ahead_ns += int(seconds * 1e9)
+
+    monkeypatch.setattr(leases, "now_ns", lambda: time.clock_gettime_ns(time.CLOCK_BOOTTIME) + ahead_ns)
+    return move
+
+
+def trials(world: World) -> Trials:
+    parts = world.parts
+    return Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
+
+
+def verdict(change: int, confirm: bool, late_ns: int = 0) -> Verdict:
+    return Verdict(1, time.monotonic_ns() - late_ns, 10**9, change, confirm, "retransmits 0.1 % -> 3.2 %", {})
+
+
+# --- leases
+
+
+def test_a_trial_whose_decider_falls_silent_is_put_back_at_the_end_of_its_lease(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    judge = trials(world)
+    world.wish(FIRST)
+    boottime(29.5)
+    judge.tend()
+    assert world.value() == FIRST
+    boottime(1.0)
+    judge.tend()
+    assert world.value() == ORIGINAL
+    assert world.states() == ["reverted"]
+    assert "tcp_buffer has not been heard for 30 s" in world.changes()[0].detail
+
+
+def test_beats_keep_a_trial_and_those_of_another_decider_do_not(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    judge = trials(world)
+    world.wish(FIRST)
+    for _ in range(5):
+        boottime(20.0)
+        judge.beat("tcp_buffer")
+        judge.tend()
+    assert world.value() == FIRST
+    for _ in range(2):
+        boottime(20.0)
+        judge.beat("neigh_table")
+        judge.tend()
+    assert world.value() == ORIGINAL
+
+
+def test_thresholds_whose_lease_ran_out_go_back_in_order(world: World, boottime: Callable[[float], None]) -> None:
+    for key, want in zip(reversed(THRESH), (2048, 1024, 256), strict=True):
+        assert world.wish(want, key).verdict == "written"
+    boottime(31.0)
+    trials(world).tend()
+    assert [world.value(key) for key in THRESH] == [128, 512, 1024]
+    written = dict(zip(THRESH, (256, 1024, 2048), strict=True))
+    for name, value in world.kernel.written[3:]:
+        written[name] = value
+        assert written[THRESH[0]] <= written[THRESH[1]] <= written[THRESH[2]]
+
+
+# --- confirmed
+
+
+def test_a_confirmed_change_outlives_a_stop_a_crash_and_silence(
+    world: World, tmp_path: Path, boottime: Callable[[float], None]
+) -> None:
+    world.wish(FIRST)
+    assert world.parts.orders.confirm(Ask("confirm", change=1, who="root")).ok
+    assert world.modes.stop() == 0
+    assert world.value() == FIRST
+    crashed = world.next_run(tmp_path)
+    boottime(60.0)
+    trials(crashed).tend()
+    assert crashed.value() == FIRST
+    assert crashed.states() == ["confirmed"]
+    assert crashed.parts.orders.rollback(Ask("rollback", change=1, who="root")).ok
+    assert crashed.value() == ORIGINAL
+    crashed.close()
+
+
+def test_a_trial_on_top_of_a_confirmed_change_goes_back_to_what_is_confirmed(world: World, tmp_path: Path) -> None:
+    for want in (FIRST, SECOND):
+        world.wish(want)
+    world.parts.orders.confirm(Ask("confirm", change=2))
+    world.wish(THIRD)
+    assert world.states() == ["confirmed", "confirmed", "trial"]
+    after = world.next_run(tmp_path)
+    assert after.value() == SECOND
+    assert after.states() == ["confirmed", "confirmed", "reverted"]
+    assert after.parts.orders.rollback(Ask("rollback")).ok
+    assert after.value() == ORIGINAL
+    after.close()
+
+
+def test_what_is_not_on_trial_cannot_be_confirmed(world: World) -> None:
+    world.wish(FIRST)
+    assert world.parts.orders.revert(Ask("revert", change=1)).ok
+    for change in (1, 7):
+        answer = world.parts.orders.confirm(Ask("confirm", change=change))
+        assert not answer.ok
+        assert f"change {change} is not on trial" in answer.lines[0]
+
+
+# --- the guard
+
+
+def test_the_guards_word_confirms_or_reverts_and_parks(world: World) -> None:
+    judge = trials(world)
+    world.wish(FIRST)
+    judge.judge(verdict(1, confirm=True), GUARD, time.monotonic_ns())
+    assert world.states() == ["confirmed"]
+    world.wish(SECOND)
+    judge.judge(verdict(2, confirm=False), GUARD, time.monotonic_ns())
+    assert world.states() == ["confirmed", "reverted"]
+    assert world.value() == FIRST
+    assert "retransmits 0.1 % -> 3.2 %" in world.changes()[1].detail
+    refused = world.wish(SECOND)
+    assert refused.verdict == "refused"
+    assert "parked: guard: retransmits" in refused.reason
+
+
+@pytest.mark.parametrize(
+    ("word", "lane"),
+    [
+        (verdict(1, confirm=False), "tcp_buffer"),
+        (verdict(2, confirm=False), GUARD),
+        (verdict(1, confirm=False, late_ns=10**10), GUARD),
+        (verdict(1, confirm=False, late_ns=-(10**10)), GUARD),
+    ],
+    ids=["from another lane", "of no change", "too late", "from the future"],
+)
+def test_a_verdict_that_does_not_count_changes_nothing(world: World, word: Verdict, lane: str) -> None:
+    judge = trials(world)
+    world.wish(FIRST)
+    judge.judge(word, lane, word.t_ns if word.change == 2 else time.monotonic_ns())
+    assert world.states() == ["trial"]
+    assert judge.late == 1
+
+
+def test_what_is_on_trial_is_told_with_its_guards(world: World) -> None:
+    for want in (FIRST, SECOND):
+        world.wish(want)
+    world.parts.orders.confirm(Ask("confirm", change=1))
+    told: list[Trial] = []
+    trials(world).tell(told.append, dict(ROWS))  # type: ignore[arg-type]
+    assert [(one.change, one.old, one.new, one.guards) for one in told] == [(2, FIRST, SECOND, ROWS[RMEM].guards)]
+
+
+# --- the dead-man
+
+
+def test_the_dead_man_waits_for_the_lease_and_then_puts_back(world: World, boottime: Callable[[float], None]) -> None:
+    world.wish(FIRST)
+    world.close()
+    man = deadman.Deadman(world.state)
+    acted: list[str] = []
+    ended = [0]
+
+    def end_trials(folder: Path, lapsed: object, why: str) -> list[str]:
+        ended[0] += 1
+        acted.append(why)
+        return []
+
+    patched = pytest.MonkeyPatch()
+    patched.setattr(deadman.offline, "end_trials", end_trials)
+    try:
+        for _ in range(deadman.SELDOM):
+            man.look()
+        assert ended == [0]
+        boottime(30.5)
+        man.look()
+        assert ended == [1]
+        assert acted == ["dead-man: no sign of life for 30 s"]
+    finally:
+        patched.undo()
+
+
+def test_the_dead_man_kills_an_actuator_that_holds_the_lock_and_does_not_act(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    world.wish(FIRST)
+    world.close()
+    held = subprocess.Popen(
+        [sys.executable, "-c", f"import time\nfrom bus.link import Lock\nfrom pathlib import Path\n"
+         f"lock = Lock(Path({str(world.state / LOCK)!r}), 'x')\nprint('held', flush=True)\ntime.sleep(60)"],
+        stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    try:
+        assert held.stdout
+        held.stdout.readline()
+        held.send_signal(signal.SIGSTOP)
+        man = deadman.Deadman(world.state)
+        boottime(30.2)
+        man.look()
+        assert held.poll() is None, "it has a moment to act by itself"
+        boottime(1.0)
+        man.look()
+        assert held.wait(10) == -signal.SIGKILL
+    finally:
+        held.kill()
+        held.communicate()
+
+
+def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    path.write_text(f"{os.getpid()}\n")
+    assert deadman.offline.holder(path) == 0
+    lock = Lock(path, "x")
+    assert deadman.offline.holder(path) == os.getpid()
+    lock.close()
+
+
+# --- foreign writes
+
+
+def write(world: World, new: str, **more: object) -> None:
+    fields = {"pid": 1, "uid": 0, "comm": "sysctl", "netns": WEB, "name": "net/ipv4/tcp_rmem", **more}
+    foreign = Foreign(ROWS, world.parts.keeper, world.parts.undo)
+    foreign.written(SysctlWrite(t_ns=time.monotonic_ns(), netns_ino=7, old="", new=new, **fields))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("value", [FIRST, 350000], ids=["of the value that stands", "of another"])
+def test_a_foreign_write_takes_the_key_at_once_and_is_told_with_who(world: World, value: int) -> None:
+    world.wish(FIRST)
+    world.foreign(value)
+    write(world, f"4096 131072 {value}")
+    assert world.states() == ["ceded"]
+    assert world.value() == value
+    assert "sysctl (pid 1, uid 0" in world.changes()[0].detail
+    assert world.wish(SECOND).verdict == "refused"
+    assert world.modes.stop() == 0
+    assert world.value() == value
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"pid": os.getpid()},
+        {"comm": "systemd-sysctl"},
+        {"netns": WEB + 1},
+        {"name": "net/ipv4/tcp_wmem"},
+    ],
+    ids=["of our own", "udev's re-run of systemd-sysctl", "in another namespace", "of another key"],
+)
+def test_a_write_that_is_no_override_takes_nothing(world: World, more: dict[str, object]) -> None:
+    world.wish(FIRST)
+    write(world, f"4096 131072 {FIRST}", **more)
+    assert world.states() == ["trial"]
+
+
+def test_systemd_sysctl_with_another_value_is_an_override(world: World) -> None:
+    world.wish(FIRST)
+    write(world, f"4096 131072 {SECOND}", comm="systemd-sysctl")
+    assert world.states() == ["ceded"]
+
+
+def test_what_was_written_before_the_key_was_ours_does_not_count(world: World) -> None:
+    write(world, f"4096 131072 {FIRST}")
+    assert world.wish(FIRST).verdict == "written"
+
+
+# --- pace
+
+
+def test_a_third_turn_parks_the_key(world: World) -> None:
+    wants = [FIRST, ORIGINAL, FIRST, ORIGINAL]
+    verdicts = [world.wish(want).verdict for want in wants]
+    assert verdicts == ["written", "written", "written", "refused"]
+    assert any("parked: down again would be turn 3" in line for line in world.lines)
+    assert "parked" in world.wish(SECOND).reason
+
+
+@settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.integers(200_000, 400_000), min_size=4, max_size=30))
+def test_whatever_is_wished_a_key_turns_round_no_more_than_twice(tmp_path_factory: pytest.TempPathFactory,
+                                                                 wants: list[int]) -> None:  # fmt: skip
+    world = World(tmp_path_factory.mktemp("turns"))
+    for want in wants:
+        world.wish(want)
+    values = [ORIGINAL, *(value for _, value in world.kernel.written)]
+    ways = [after > before for before, after in itertools.pairwise(values)]
+    assert sum(one != after for one, after in itertools.pairwise(ways)) <= 2
+    world.close()
+
+
+# --- what others set
+
+
+def test_what_sysctl_d_sets_is_ceded_unless_the_configuration_says_otherwise(world: World, tmp_path: Path) -> None:
+    folder = tmp_path / "root/etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "90-net.conf").write_text("net.ipv4.neigh.default.gc_thresh3 = 1024\n")
+    watch = Watch(world.parts)
+    watch.cede(tmp_path / "root", ["sysctl.d"])
+    refused = world.wish(2048, THRESH[2])
+    assert refused.verdict == "refused"
+    assert "sysctl.d /etc/sysctl.d/90-net.conf line 1" in refused.reason
+    assert world.wish(FIRST).verdict == "written"
+    assert Spot(THRESH[2], 0) in world.parts.keeper.ceded
+    watch.cede(tmp_path / "root", ["tuned"])
+    assert world.wish(2048, THRESH[2]).verdict == "written"
+
+
+def test_only_those_named_are_ceded_to(tmp_path: Path) -> None:
+    folder = tmp_path / "etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "1.conf").write_text("net.ipv4.tcp_rmem = 1 2 3\n")
+    assert RMEM in others.ceded(tmp_path, ROWS, ["sysctl.d"])
+    assert others.ceded(tmp_path, ROWS, ["bpftune", "tuned"]) == {}
