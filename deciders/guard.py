@@ -40,8 +40,8 @@ from deciders.trials import (
     Speed,
     Watch,
     confirmation,
-    in_streak,
     judge,
+    may_confirm,
     regression,
     speed_of,
     to_blame,
@@ -252,7 +252,7 @@ def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int, 
     if not deaf and _seen(case, now_ns):
         case.soaked_ns += passed_ns
     if case.soaked_ns >= soak_ns:
-        if first and not in_streak(case, now_ns):
+        if first and may_confirm(state.policy, case, now_ns):
             case.decision = confirmation(case, now_ns)
     elif case.waited_ns >= PATIENCE * soak_ns:
         case.decision = unmeasured(case, case.trial.guards)

@@ -131,9 +131,13 @@ def _worse(policy: Policy, watch: Watch, value: float, speed: Speed) -> bool:
     return True
 
 
-def in_streak(case: Case, now_ns: int) -> bool:
-    """Whether it looks as if something got worse, so that nothing can be confirmed now."""
-    return any(watch.streak and now_ns - watch.end_ns < STREAK_NS for watch in case.watches)
+def may_confirm(policy: Policy, case: Case, now_ns: int) -> bool:
+    """Whether nothing looks as if it got worse, and it has been looked at for as long as it takes to see that."""
+    sight_ns = int((policy.worse_windows + 2) * policy.window_s * SECOND_NS)
+    return not any(
+        now_ns - watch.from_ns < sight_ns or (watch.streak and now_ns - watch.end_ns < STREAK_NS)
+        for watch in case.watches
+    )
 
 
 def to_blame(cases: Iterable[Case], worse: Watch, burst_ns: int) -> Case:

@@ -453,6 +453,15 @@ def test_if_that_was_not_it_the_next_goes(desk: Desk) -> None:
     assert said(desk.pass_(4, share=0.05)) == [(1, False)]
 
 
+def test_what_is_put_back_confirms_no_other_before_it_is_seen_whether_that_was_it(desk: Desk) -> None:
+    desk.begin(1)
+    desk.pass_(16)
+    desk.begin(2, RMEM, guards=("retransmit_share",))
+    assert said(desk.pass_(6, share=0.05)) == [(2, False)]
+    desk.end("reverted", 2)
+    assert said(desk.pass_(8, share=0.05)) == [(1, False)]
+
+
 def test_if_that_was_it_the_others_stay(desk: Desk) -> None:
     desk.begin(1)
     desk.pass_(4)
