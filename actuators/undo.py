@@ -122,13 +122,13 @@ class Undo:
 
     def _restore(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending, tally: Tally) -> None:
         try:
-            found, stands, error = self._swap(kept, target)
+            stands, error = self._swap(kept, target)
         except NamespaceGoneError:
             self.lost(kept)
             return
         except OSError as failure:
-            found, stands, error = kept.stands, kept.stands, failure.strerror or str(failure)
-        if stands == target and found in (kept.stands, target):
+            stands, error = kept.stands, failure.strerror or str(failure)
+        if stands == target:
             self._undone(kept, target, ids, ending)
             tally.undone += 1
         elif stands == kept.stands:
@@ -137,12 +137,12 @@ class Undo:
         else:
             self.cede(kept, stands)
 
-    def _swap(self, kept: Standing, target: int) -> tuple[int, int, str]:
+    def _swap(self, kept: Standing, target: int) -> tuple[int, str]:
+        """What stands there afterwards, and the kernel's error."""
         if kept.stands == target:
-            found = self._kernel.read(kept.spot, kept.site.inode)
-            return found, found, ""
+            return self._kernel.read(kept.spot, kept.site.inode), ""
         swap = self._kernel.swap(kept.spot, kept.site.inode, kept.stands, target)
-        return swap.found, swap.stands, swap.error
+        return swap.stands, swap.error
 
     def _undone(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending) -> None:
         if kept.stands != target:

@@ -262,7 +262,13 @@ def _torn(path: Path) -> None:
         file.write(b"\xff" * 6000)
 
 
-@pytest.mark.parametrize("harm", [_garbage, _torn])
+def _deep(path: Path) -> None:
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * (path.stat().st_size - 4096))
+
+
+@pytest.mark.parametrize("harm", [_garbage, _torn, _deep])
 def test_a_corrupt_journal_is_set_aside_loudly_and_no_original_or_hold_is_lost(tmp_path: Path, harm: object) -> None:
     assert callable(harm)
     with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
@@ -282,6 +288,15 @@ def test_a_corrupt_journal_is_set_aside_loudly_and_no_original_or_hold_is_lost(t
         # `rollback 1` read off an old line must not undo another change.
         assert journal.standing(SPOT)[0].id > old + 10**6
     assert [path.name for path in tmp_path.iterdir() if "corrupt" in path.name]
+
+
+def test_a_hold_that_came_with_the_end_of_a_change_outlives_a_corrupt_journal(tmp_path: Path) -> None:
+    hold = Hold(SPOT, "300 stands there, not 150: somebody else wrote it", 5)
+    with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
+        journal.settle(SPOT, (journal.intend(intent()),), "ceded", hold.why, None, hold)
+    _garbage(tmp_path / store.NAME)
+    with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
+        assert journal.holds() == [hold]
 
 
 def test_a_journal_that_was_removed_begins_with_the_originals(tmp_path: Path) -> None:

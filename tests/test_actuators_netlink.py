@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from actuators.kernel import Kernel
 from actuators.namespaces import Namespaces
-from actuators.netlink import NeighTables
+from actuators.netlink import NLM_F_REQUEST_ACK, RTM_SETNEIGHTBL, NeighTables
 from actuators.records import Spot, Swap
 from actuators.sysctl import Sysctl
 from bus import tunables
@@ -61,6 +62,17 @@ def test_the_kernel_s_refusal_comes_back_in_words_and_the_next_request_works(tab
     finally:
         child.communicate()
     assert int(file(key).read_text()) == value
+
+
+def test_an_answer_that_came_too_late_is_not_taken_for_the_next_one_s(tables: NeighTables) -> None:
+    key = KEYS[0]
+    value = int(file(key).read_text())
+    # A request without a table's name, whose refusal nobody waited for.
+    tables._socket.send(struct.pack("=IHHII4x", 20, RTM_SETNEIGHTBL, NLM_F_REQUEST_ACK, 999_999, 0))
+    try:
+        assert tables.swap(Spot(key, 0), value, value + 1) == Swap(value, value + 1, "")
+    finally:
+        file(key).write_text(str(value))
 
 
 def _tables_inside(pid: int) -> NeighTables:
