@@ -405,6 +405,18 @@ def test_leftovers_are_not_touched_in_observe_but_on_an_order(tmp_path: Path) ->
     world.close()
 
 
+def test_an_order_in_observe_touches_only_what_it_names_also_at_the_stop(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    world.wish(310000)
+    world.wish(2048, THRESH[2])
+    world = world.next_run(tmp_path, "observe")
+    assert world.modes.with_journal(lambda: world.parts.orders.rollback(Ask("rollback", change=1))).ok
+    world.modes.stop()
+    assert (world.value(), world.value(THRESH[2], 0)) == (262144, 2048)
+    assert history.holds(world.state)
+    world.close()
+
+
 # --- no journal, no change --------------------------------------------------------------------------------------------
 
 
@@ -502,6 +514,22 @@ def test_a_journal_found_corrupt_while_running_is_begun_anew_and_nothing_is_lost
     world.modes.stop()
     assert world.value() == 262144
     assert history.keys(world.state) == []
+
+
+def test_what_was_put_back_while_the_journal_was_lost_does_not_stand_in_the_new_one(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.wish(300000)
+    world.wish(2048, THRESH[2])
+    with monkeypatch.context() as patch:
+        broken(world, patch)
+        assert world.parts.orders.rollback(Ask("rollback", change=1)).ok
+    for end in ("-wal", ""):
+        (world.state / (store.NAME + end)).write_bytes(b"garbage" * 9000)
+    world.modes.tend()
+    assert [(change.tunable, change.new) for change in history.standing(world.state)] == [(THRESH[2], 2048)]
+    assert [key.spot.tunable for key in history.keys(world.state)] == [THRESH[2]]
+    assert world.wish(300000).verdict == "refused"
 
 
 # --- modes ------------------------------------------------------------------------------------------------------------
