@@ -8,13 +8,12 @@ the very value that stands (ABA). Writes by netlink, and all where BPF is not to
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Mapping
 from pathlib import Path
 
-from actuators.keeper import Keeper
+from actuators.parts import Parts
 from actuators.records import Spot
-from actuators.undo import Undo
 from bus.schema import SysctlWrite
 from bus.tunables import Tunable
 
@@ -27,12 +26,13 @@ REAPPLIES = "systemd-sysctl"
 class Foreign:
     """Cedes keys that others write."""
 
-    def __init__(self, rows: Mapping[str, Tunable], keeper: Keeper, undo: Undo, proc: Path = Path("/proc")) -> None:
-        self._keeper = keeper
-        self._undo = undo
+    def __init__(self, parts: Parts, proc: Path = Path("/proc")) -> None:
+        self._keeper = parts.keeper
+        self._kernel = parts.kernel
+        self._undo = parts.undo
         self._proc = proc
         self._by_path: dict[str, list[Tunable]] = {}
-        for row in rows.values():
+        for row in parts.rows.values():
             self._by_path.setdefault(row.path, []).append(row)
         # BPF tells pids as the initial pid namespace counts them; elsewhere we could not tell ourselves from others.
         self._blind = os.stat(proc / "self/ns/pid").st_ino != INITIAL_PID_NS
@@ -43,14 +43,23 @@ class Foreign:
         if event.pid == self._own or self._blind:
             return
         for row in self._by_path.get(event.name, ()):
-            kept = self._keeper.standing.get(Spot(row.name, 0 if row.scope == "host" else event.netns))
-            if not kept or event.t_ns < kept.since_ns:
-                continue
-            value = _value(event.new, row.index)
-            if event.comm == REAPPLIES and value == kept.stands:
+            spot = Spot(row.name, 0 if row.scope == "host" else event.netns)
+            values = _values(event.new)
+            value = values[row.index] if row.index < len(values) else None
+            kept = self._keeper.standing.get(spot)
+            ours = self._kernel.overwritten(spot, event.t_ns)
+            if ours is not None and value not in (None, ours):
+                self._give_back(spot, event, values, ours)
+            if not kept or event.t_ns < kept.since_ns or (event.comm == REAPPLIES and value == kept.stands):
                 continue
             # A write that the kernel will refuse counts as well: somebody wants something else there.
             self._undo.cede(kept, kept.stands if value is None else value, who=self._who(event))
+
+    def _give_back(self, spot: Spot, event: SysctlWrite, values: list[int], ours: int) -> None:
+        """Our write and theirs met: if ours came last, theirs is put back, since the administrator wins."""
+        with contextlib.suppress(OSError):
+            if self._kernel.read(spot, event.netns_ino) == ours:
+                self._kernel.put(spot, event.netns_ino, values)
 
     def _who(self, event: SysctlWrite) -> str:
         unit = _unit(self._proc / str(event.pid) / "cgroup")
@@ -68,9 +77,8 @@ def _unit(file: Path) -> str:
     return "".join(char if char.isprintable() else "?" for char in names[-1][:64]) if names else ""
 
 
-def _value(text: str, index: int) -> int | None:
-    words = text.split()
+def _values(text: str) -> list[int]:
     try:
-        return int(words[index], 0)
-    except (IndexError, ValueError):
-        return None
+        return [int(word, 0) for word in text.split()]
+    except ValueError:
+        return []

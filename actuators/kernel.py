@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import resource
+import time
 from collections.abc import Collection, Iterable, Mapping
+
+from msgspec import Struct
 
 from actuators.namespaces import Namespaces
 from actuators.netlink import NeighTables
@@ -12,6 +15,15 @@ from actuators.sysctl import Sysctl
 from bus.tunables import Tunable
 
 FILES_MAX = 8192
+SWAPS_MAX = 4096
+
+
+class Window(Struct, frozen=True):
+    """When we last wrote a key, CLOCK_MONOTONIC, and what."""
+
+    began_ns: int
+    ended_ns: int
+    new: int
 
 
 class Kernel:
@@ -22,6 +34,7 @@ class Kernel:
         self._namespaces = namespaces
         self._sysctl = sysctl or Sysctl(namespaces.enter, keep=_files() // 2)
         self._tables: NeighTables | None = None
+        self._swaps: dict[Spot, Window] = {}
         self.own = namespaces.own
         """The cookie of the namespace that we run in."""
 
@@ -37,9 +50,26 @@ class Kernel:
     def swap(self, spot: Spot, inode: int, old: int, new: int) -> Swap:
         """Write new if old stands there, and read back."""
         row = self._rows.get(spot.tunable)
-        if row and row.backend == "neightbl":
-            return self._neigh_tables().swap(spot, old, new)
-        return self._sysctl.swap(spot, inode, old, new)
+        began_ns = time.monotonic_ns()
+        try:
+            if row and row.backend == "neightbl":
+                return self._neigh_tables().swap(spot, old, new)
+            return self._sysctl.swap(spot, inode, old, new)
+        finally:
+            self._swaps.pop(spot, None)
+            self._swaps[spot] = Window(began_ns, time.monotonic_ns(), new)
+            if len(self._swaps) > SWAPS_MAX:
+                del self._swaps[next(iter(self._swaps))]
+
+    def overwritten(self, spot: Spot, t_ns: int) -> int | None:
+        """The value that we wrote over what somebody else wrote at t_ns: between our look and our write there is a
+        moment in which the kernel has no lock to offer. None: we did not."""
+        window = self._swaps.get(spot)
+        return window.new if window and window.began_ns <= t_ns <= window.ended_ns else None
+
+    def put(self, spot: Spot, inode: int, values: list[int]) -> str:
+        """Write what somebody else had written, before we overwrote it. Returns the kernel's error, or nothing."""
+        return self._sysctl.put(spot, inode, values)
 
     def site(self, netns: int) -> Site:
         """Where a namespace that has been read from is found, and what it is called."""

@@ -76,7 +76,7 @@ class Service:
         self._events = events
         self._control = Control(parts, writer, modes)
         self._watch = Watch(parts)
-        self._foreign = Foreign(parts.rows, parts.keeper, parts.undo)
+        self._foreign = Foreign(parts)
         self._trials = Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
         self._rows = dict(parts.rows)
         self._cede = cede

@@ -55,6 +55,12 @@ class Sysctl:
         error = self._write(self._open[path, spot.netns], values)
         return Swap(found, _pick(self._read(path, spot.netns, inode), index, path), error)
 
+    def put(self, spot: Spot, inode: int, values: list[int]) -> str:
+        """Write all of a sysctl's integers, as somebody else wrote them. Returns the kernel's error, or nothing."""
+        path, _ = _place(spot.tunable)
+        self._read(path, spot.netns, inode)
+        return self._write(self._open[path, spot.netns], values)
+
     def close(self) -> None:
         """Give all descriptors back."""
         while self._open:

@@ -263,7 +263,7 @@ def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path
 
 def write(world: World, new: str, **more: object) -> None:
     fields = {"pid": 1, "uid": 0, "comm": "sysctl", "netns": WEB, "name": "net/ipv4/tcp_rmem", **more}
-    foreign = Foreign(ROWS, world.parts.keeper, world.parts.undo)
+    foreign = Foreign(world.parts)
     foreign.written(SysctlWrite(t_ns=time.monotonic_ns(), netns_ino=7, old="", new=new, **fields))  # type: ignore[arg-type]
 
 
