@@ -144,6 +144,13 @@ def test_a_larger_buffer_fills_the_queue_and_the_round_trip_grows(lab: Lab) -> N
     assert rtts[1] > 2 * rtts[0]
 
 
+def test_a_full_arp_table_of_the_host_does_not_concern_the_relay(lab: Lab) -> None:
+    a, b = lab.netns(), lab.netns()
+    link = lab.relay(a, b, Way()).link
+    for netns, device in ((a, link.a_device), (b, link.b_device)):
+        assert "PERMANENT" in netns.command(["ip", "-4", "neigh", "show", "dev", device, "nud", "permanent"])
+
+
 def test_settings_change_while_traffic_flows(lab: Lab) -> None:
     a, b = lab.netns(), lab.netns()
     relay = lab.relay(a, b, Way(delay_ms=1, rate_mbit=100), offload=False)

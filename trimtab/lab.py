@@ -43,6 +43,8 @@ IFF_VNET_HDR = 0x4000
 TUN_F_CSUM = 0x01
 TUN_F_TSO4 = 0x02
 TUN_F_TSO6 = 0x04
+NUD_PERMANENT = 0x80
+"""linux/neighbour.h"""
 TUN_QUEUE_PACKETS = 10_000
 """What a device holds while the relay is at something else: its queue must not be the bottleneck."""
 CONTROL_TIMEOUT_S = 10.0
@@ -151,6 +153,7 @@ class Lab:
                 tuns.append(netns.run(_tun, device, offload))
                 once_started.callback(os.close, tuns[-1])
                 netns.run(_up, device, address, mtu=mtu, txqlen=TUN_QUEUE_PACKETS)
+                netns.run(_keep_neighbour, device)
             options = [f"--{field.replace('_', '-')}={value}" for field, value in dataclasses.asdict(way).items()]
             argv = [sys.executable, "-I", "-m", "trimtab.relay", f"--seed={seed}", *options]
             argv += ["--control", str(theirs.fileno()), "--tun", *map(str, tuns)]
@@ -201,3 +204,14 @@ def _up(device: str, address: str, **settings: int) -> None:
         index = route.link_lookup(ifname=device)[0]
         route.addr("add", index=index, address=address, prefixlen=24)
         route.link("set", index=index, state="up", **settings)
+
+
+def _keep_neighbour(device: str) -> None:
+    """Have the kernel keep the one neighbour entry that a device without addresses uses, that of 0.0.0.0.
+
+    The ARP table is the host's, for all namespaces: while it is full an entry that was collected cannot be made again,
+    and each packet is dropped. A permanent one is not collected and does not count (arp_constructor in net/ipv4/arp.c,
+    neigh_alloc in net/core/neighbour.c).
+    """
+    with IPRoute() as route:
+        route.neigh("add", dst="0.0.0.0", ifindex=route.link_lookup(ifname=device)[0], state=NUD_PERMANENT)
