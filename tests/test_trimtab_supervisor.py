@@ -30,7 +30,7 @@ pytestmark = [
 ]
 
 FAKE = """
-import json, os, signal, sys, time
+import json, os, posix, signal, sys, time
 from bus.notify import notify
 
 def main(argv):
@@ -43,6 +43,7 @@ def main(argv):
     if habit == "crash":
         print("about to crash", file=sys.stderr)
         raise RuntimeError("boom")
+    print("sees", *sorted({*os.environ, *map(os.fsdecode, posix.environ)}), file=sys.stderr)
     if habit == "orphan" and os.fork() == 0:
         parent = os.getppid()
         while os.getppid() == parent:
@@ -211,6 +212,9 @@ def test_each_role_runs_as_its_own_user_with_its_own_capabilities_and_nothing_el
         # stdin, stdout, stderr, and the far end of its own output; nothing of the supervisor's.
         assert sorted(map(int, os.listdir(f"/proc/{pids[name]}/fd"))) == [0, 1, 2, 3]
         assert Path(f"/proc/{pids[name]}/cmdline").read_bytes().startswith(f"trimtab: {name}\0".encode())
+        # Nothing of root's environment, on /proc or in Python's own copies of it.
+        assert Path(f"/proc/{pids[name]}/environ").read_bytes().strip(b"\0") == b""
+        run.until_said(f"{name}: sees LC_ALL NOTIFY_SOCKET PATH WATCHDOG_USEC\n")
     assert run.stop() == 0
 
 

@@ -10,6 +10,7 @@ import contextlib
 import ctypes
 import importlib
 import os
+import posix
 import signal
 import sys
 import traceback
@@ -113,7 +114,9 @@ def _leave_parent(role: Role, notify: Path, output: int, write_end: int) -> None
     os.chdir("/")
     os.umask(0o077)
     path = os.environ.get("PATH", os.defpath)
+    # Root's environment may hold what is no business of a third party's decider.
     os.environ.clear()
+    posix.environ.clear()
     os.environ.update(
         {"PATH": path, "LC_ALL": "C.UTF-8", "NOTIFY_SOCKET": str(notify), "WATCHDOG_USEC": str(WATCHDOG_S * 1_000_000)}
     )
@@ -128,8 +131,11 @@ def _source(module: str) -> str:
 def _title(name: str) -> None:
     """What ps(1) and top(1) show: the thread's name (15 bytes) and the memory that argv was passed in."""
     _libc.prctl(PR_SET_NAME, ctypes.c_char_p(name.removeprefix("collector-").encode()), 0, 0, 0)
-    # proc_pid_stat(5), fields 48 and 49: arg_start, arg_end; the command in field 2 may hold spaces.
+    # proc_pid_stat(5), fields 48 to 51: where argv and the environment were passed in; the command in field 2 may hold
+    # spaces. The environment is wiped: what of it still counts has been set anew.
     fields = Path("/proc/self/stat").read_text().rpartition(")")[2].split()
-    start, end = int(fields[45]), int(fields[46])
-    if start and end > start:
+    start, end, environ_start, environ_end = map(int, fields[45:49])
+    if 0 < start < end:
         ctypes.memmove(start, f"trimtab: {name}".encode()[: end - start - 1].ljust(end - start, b"\0"), end - start)
+    if 0 < environ_start < environ_end:
+        ctypes.memset(environ_start, 0, environ_end - environ_start)
