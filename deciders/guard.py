@@ -30,7 +30,19 @@ from bus.schema import (
     Verdict,
 )
 from deciders.samples import Flows, FlowSample
-from deciders.series import SECOND_NS, Baseline, Series, Window, before, begin, close_bin, long_before, record, tick
+from deciders.series import (
+    SECOND_NS,
+    Baseline,
+    Series,
+    Window,
+    add,
+    before,
+    begin,
+    close_bin,
+    long_before,
+    record,
+    tick,
+)
 from deciders.signals import BY_NAME, BY_TOPIC, ROWS, SPEED_ROW, place
 from deciders.trials import (
     Case,
@@ -95,7 +107,7 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
 # --- what is heard -----------------------------------------------------------------------------------------------
 
 
-def _on_reading(state: State, event: Counters | NeighTable | FlowSample) -> Sequence[Verdict]:
+def _on_reading(state: State, event: Counters | NeighTable) -> Sequence[Verdict]:
     source = event.source if isinstance(event, Counters) else ""
     for number in BY_TOPIC.get((type(event), source), ()):
         signal = ROWS[number]
@@ -106,8 +118,16 @@ def _on_reading(state: State, event: Counters | NeighTable | FlowSample) -> Sequ
 
 
 def _on_flow(state: State, event: TcpSndBuf | TcpRcvBuf) -> Sequence[Verdict]:
+    # As _on_reading, but these come by the thousand.
     sample = state.flows.sample(event)
-    return _on_reading(state, sample) if sample else ()
+    if sample is not None:
+        netns = event.netns
+        for number, read in _FLOW_ROWS:
+            reading = read(sample, 0)
+            if reading is not None:
+                series = state.series.get((number, netns)) or _series(state, (number, netns))
+                add(series, reading, event.t_ns)
+    return ()
 
 
 def _on_host(state: State, event: Host) -> Sequence[Verdict]:
@@ -305,6 +325,8 @@ def _verdict(case: Case, event: Tick) -> Verdict:
         VERSION, event.t_ns, VALID_NS, case.trial.change, decision.confirm, decision.why, dict(decision.evidence)
     )
 
+
+_FLOW_ROWS = tuple((number, ROWS[number].read) for number in BY_TOPIC[FlowSample, ""])
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Verdict]]] = {
     Tick: _on_tick,

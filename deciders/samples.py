@@ -30,7 +30,7 @@ class FlowSample(Struct, frozen=True, gc=False):
     span_s: float
 
 
-class _Seen(Struct, frozen=True, gc=False):
+class _Seen(Struct, gc=False):
     t_ns: int
     total: int
     resent: int
@@ -62,7 +62,7 @@ class Flows:
         if last is not None and (seen.total < last.total or seen.resent < last.resent):
             last = None
         if last is not None and last.floor_us < seen.floor_us:
-            seen = _Seen(seen.t_ns, seen.total, seen.resent, seen.mss_bytes, seen.rtt_us, last.floor_us)
+            seen.floor_us = last.floor_us
         self._flows[key] = seen
         if len(self._flows) > FLOWS_MAX:
             del self._flows[next(iter(self._flows))]

@@ -67,13 +67,13 @@ def begin(baseline_s: float) -> Series:
 
 def record(signal: Signal, series: Series, reading: Reading, t_ns: int) -> None:
     """One reading at t_ns."""
-    since_ns, series.heard_ns = t_ns - series.heard_ns, max(t_ns, series.heard_ns)
     if not signal.grows:
-        series.much += reading[0]
-        series.of += reading[1]
+        add(series, reading, t_ns)
         return
+    since_ns = t_ns - series.heard_ns
     if since_ns <= 0:
         return
+    series.heard_ns = t_ns
     last, series.last = series.last, reading
     if last is None:
         series.prior = reading
@@ -87,6 +87,14 @@ def record(signal: Signal, series: Series, reading: Reading, t_ns: int) -> None:
         return
     series.much += much
     series.of += of
+
+
+def add(series: Series, reading: Reading, t_ns: int) -> None:
+    """One reading at t_ns, of a signal that does not grow."""
+    if t_ns > series.heard_ns:
+        series.heard_ns = t_ns
+    series.much += reading[0]
+    series.of += reading[1]
 
 
 def close_bin(series: Series, t_ns: int) -> None:
