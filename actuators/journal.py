@@ -17,15 +17,17 @@ import msgspec
 from actuators import originals, state_dir
 from actuators.originals import Originals
 from actuators.pace import Move
-from actuators.records import STANDING, Hold, Intent, Key, Site, Spot, Stamp, State, Stood, stamp
+from actuators.records import STANDING, Confirmed, Hold, Intent, Key, Site, Spot, Stamp, State, Stood, machine, stamp
 from actuators.state_dir import JournalError
 from actuators.store import Store
+from bus.netns import HOST
 
 KEEP_CHANGES = 100_000
 """Older rows that have ended are dropped."""
 EVER = ""
 """The boot id of a hold that outlives this boot."""
 _STANDING = f"state IN {STANDING}"
+_RESTORABLE = f"(state = 'confirmed' AND (scope = 'host' OR netns_name = '{HOST}'))"
 _HERE = "(boot_id, tunable, netns) = (?, ?, ?)"
 
 
@@ -117,8 +119,13 @@ class Journal:
         with self._store.transaction() as db:
             db.execute(
                 f"UPDATE changes SET state = 'lost', detail = 'the host has rebooted since', ended_tai_ns = ? "
-                f"WHERE {_STANDING} AND boot_id <> ?",
+                f"WHERE {_STANDING} AND NOT {_RESTORABLE} AND boot_id <> ?",
                 (stamp().tai_ns, self._boot_id),
+            )
+            db.execute("INSERT OR REPLACE INTO boots VALUES (?, ?)", (self._boot_id, machine()))
+            db.execute(
+                "DELETE FROM boots WHERE boot_id NOT IN (SELECT boot_id FROM changes) AND boot_id <> ?",
+                (self._boot_id,),
             )
             db.execute("DELETE FROM keys WHERE boot_id <> ?", (self._boot_id,))
             db.execute("DELETE FROM holds WHERE boot_id NOT IN (?, ?)", (EVER, self._boot_id))
@@ -158,6 +165,30 @@ class Journal:
             self._here(spot),
         )
         return [Stood(*row) for row in rows]
+
+    def restorable(self) -> list[Confirmed]:
+        """What was confirmed in the last boot that confirmed anything of a key, and was not applied again since."""
+        rows = self._store.read(
+            f"SELECT tunable, scope, boot_id, coalesce(machine, ''), decider, old, new, id FROM changes "
+            f"LEFT JOIN boots USING (boot_id) WHERE {_RESTORABLE} AND boot_id <> ? ORDER BY tunable, id",
+            (self._boot_id,),
+        )
+        found: dict[tuple[str, str], Confirmed] = {}
+        for tunable, scope, boot_id, where, decider, old, new, number in rows:
+            before = found.get((tunable, boot_id))
+            original, ids = (before.original, before.ids) if before else (old, ())
+            found[tunable, boot_id] = Confirmed(tunable, scope, where, decider, original, new, (*ids, number))
+        last = {one.tunable: one for one in found.values()}
+        every = {name: sum((one.ids for one in found.values() if one.tunable == name), ()) for name in last}
+        return [msgspec.structs.replace(one, ids=every[name]) for name, one in last.items()]
+
+    def forget(self, ids: Iterable[int], why: str) -> None:
+        """These changes of an earlier boot are over."""
+        with self._store.transaction() as db:
+            db.executemany(
+                "UPDATE changes SET state = 'lost', detail = ?, ended_tai_ns = ? WHERE id = ?",
+                [(why, stamp().tai_ns, number) for number in ids],
+            )
 
     def holds(self) -> list[Hold]:
         """Every hold that counts in this boot."""

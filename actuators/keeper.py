@@ -19,7 +19,7 @@ from actuators import originals
 from actuators.gate import HOUR_NS
 from actuators.journal import Journal
 from actuators.pace import Move, Pace
-from actuators.records import ON_TRIAL, STANDING, Hold, Intent, Site, Spot, State, Stood, stamp
+from actuators.records import ON_TRIAL, STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, stamp
 from actuators.relations import Relations
 from actuators.state_dir import JournalError
 
@@ -146,6 +146,14 @@ class Keeper:
             ]
         known = self.standing.keys() | {one.spot for one in self._pending}
         return [one for one in found if one.spot not in known]
+
+    def restorable(self) -> list[Confirmed]:
+        """What was confirmed in an earlier boot and waits to be applied again. Raises JournalError."""
+        return self._try(Journal.restorable)
+
+    def forget(self, ids: tuple[int, ...], why: str) -> None:
+        """These changes of an earlier boot are over. Raises JournalError."""
+        self._try(lambda journal: journal.forget(ids, why))
 
     # --- changes --------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Collection
 
 from actuators.change import Writer
 from actuators.parts import Parts, StateLock
+from actuators.restore import Restore
 from actuators.state_dir import JournalError
 from actuators.undo import LEFT_BEHIND, STOPPED, Ending, Tally
 from bus.config import Mode
@@ -40,7 +41,7 @@ class Modes:
         self._open()
         self._leftovers()
         if mode == "enforce":
-            self._parts.kernel.prepare(self._deciders)
+            self._enforce()
 
     def change(self, mode: Mode) -> Answer:
         """Go over to this mode, until the actuator ends."""
@@ -57,7 +58,7 @@ class Modes:
         if before == "enforce":
             tally = self._parts.undo.trials(Ending("reverted", f"mode {mode}"))
         if mode == "enforce":
-            self._parts.kernel.prepare(self._deciders)
+            self._enforce()
         if mode == "observe":
             self._parts.keeper.close()
         self.writer.mode = mode
@@ -94,6 +95,11 @@ class Modes:
     def stop(self) -> int:
         """Put back what is on trial. Returns how many values of ours stand still."""
         return self._parts.undo.trials(STOPPED).left
+
+    def _enforce(self) -> None:
+        self._parts.kernel.prepare(self._deciders)
+        with contextlib.suppress(JournalError):
+            Restore(self._parts).run()
 
     def _open(self) -> None:
         try:

@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from actuators.parts import Parts, StateLock, assemble
+from actuators.restore import Restore
 from actuators.state_dir import LOCK, JournalError
 from actuators.undo import Ending
 from bus import plugins, tunables
@@ -17,7 +18,7 @@ from bus.link import LinkError
 from bus.schema import Answer, Ask
 from bus.tunables import Tunable
 
-__all__ = ["LOCK", "VERBS", "end", "end_trials", "holder", "order"]
+__all__ = ["LOCK", "VERBS", "end", "end_trials", "holder", "order", "restore"]
 
 VERBS = ("rollback", "hold", "release", "confirm", "revert")
 
@@ -48,6 +49,14 @@ def end_trials(folder: Path, deciders: Collection[str] | None, why: str) -> list
     except JournalError as error:
         said.append(str(error))
     return said
+
+
+def restore(folder: Path) -> list[str]:
+    """Apply what was confirmed before a reboot: for a oneshot early in the boot. Returns what is to be said."""
+    said: list[str] = []
+    with _opened(folder, said) as parts:
+        done = Restore(parts).run()
+    return [*said, f"{done} confirmed values applied again"]
 
 
 def holder(lock: Path) -> int:

@@ -13,7 +13,9 @@
 
 from __future__ import annotations
 
+import os
 import time
+from pathlib import Path
 from typing import Literal
 
 from msgspec import Struct
@@ -33,6 +35,7 @@ STATES: tuple[State, ...] = (
 STANDING: tuple[State, ...] = ("intent", "trial", "confirmed")
 ON_TRIAL: tuple[State, ...] = ("intent", "trial")
 
+MACHINE_ID = Path("/etc/machine-id")
 Evidence = dict[str, int | str]
 
 
@@ -149,6 +152,19 @@ class Key(Struct, frozen=True):
     """None: nothing of ours is known to stand (an intent may have been carried out, though)."""
 
 
+class Confirmed(Struct, frozen=True):
+    """A key that was confirmed in an earlier boot."""
+
+    tunable: str
+    scope: str
+    machine: str
+    """Where: see `machine`."""
+    decider: str
+    original: int
+    value: int
+    ids: tuple[int, ...]
+
+
 class Hold(Struct, frozen=True):
     """Hands off a key, over restarts, until `release`. netns 0 of a namespace's tunable: in every namespace."""
 
@@ -165,3 +181,12 @@ def stamp() -> Stamp:
     # The offset is whole seconds, and 37 or more once it is set; the two readings lie microseconds apart.
     known = tai_ns - utc_ns > 500_000_000
     return Stamp(time.monotonic_ns(), time.clock_gettime_ns(time.CLOCK_BOOTTIME), tai_ns, known)
+
+
+def machine() -> str:
+    """What must be the same for a confirmed value to hold: the kernel's release and the machine-id(5)."""
+    try:
+        ident = MACHINE_ID.read_text().strip()
+    except OSError:
+        ident = ""
+    return f"{os.uname().release} {ident}"

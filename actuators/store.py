@@ -48,6 +48,7 @@ MIGRATIONS: tuple[str, ...] = (
         why TEXT NOT NULL, since_tai_ns INTEGER NOT NULL,
         PRIMARY KEY (boot_id, tunable, netns)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE boots (boot_id TEXT PRIMARY KEY, machine TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
 )
 """MIGRATIONS[n] brings a journal of version n (PRAGMA user_version) to n + 1; version 0 is an empty file."""

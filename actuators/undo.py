@@ -55,14 +55,14 @@ class Undo:
         self.voice = voice
         self._keeper = keeper
         self._kernel = kernel
-        self._relations = relations
+        self.relations = relations
 
     def all(self, ending: Ending, spots: Collection[Spot] | None = None) -> Tally:
         """Put every original (of these spots) back, newest change first, in an order in which no relation is broken."""
         kept = [one for spot, one in self._keeper.standing.items() if spots is None or spot in spots]
         moves = [Target(one.spot, one.original, one.newest) for one in kept]
         tally = Tally()
-        for move in ordered(moves, self._relations, self._values(kept)):
+        for move in ordered(moves, self.relations, self._values(kept)):
             self._restore(self._keeper.standing[move.spot], move.target, (), ending, tally)
         return tally
 
@@ -78,7 +78,7 @@ class Undo:
         kept = [self._keeper.standing[spot] for spot, ids in chosen.items() if ids]
         moves = [Target(one.spot, one.before(chosen[one.spot][0]), one.newest) for one in kept]
         tally = Tally()
-        for move in ordered(moves, self._relations, self._values(kept)):
+        for move in ordered(moves, self.relations, self._values(kept)):
             self._restore(self._keeper.standing[move.spot], move.target, chosen[move.spot], ending, tally)
         return tally
 
@@ -172,15 +172,15 @@ class Undo:
     def _values(self, kept: Iterable[Standing]) -> dict[Spot, int]:
         values: dict[Spot, int] = {}
         for one in kept:
-            tied = self._kernel.related(self._relations.of(one.spot.tunable), one.spot.netns, one.site.inode)
+            tied = self._kernel.related(self.relations.of(one.spot.tunable), one.spot.netns, one.site.inode)
             values |= {Spot(name, one.spot.netns): value for name, value in tied.items()}
             values[one.spot] = one.stands
         return values
 
     def _check(self, kept: Standing, target: int) -> None:
         name, netns = kept.spot.tunable, kept.spot.netns
-        tied = self._kernel.related(self._relations.of(name), netns, kept.site.inode)
-        if not self._relations.fits(name, target, tied.get):
+        tied = self._kernel.related(self.relations.of(name), netns, kept.site.inode)
+        if not self.relations.fits(name, target, tied.get):
             beside = ", ".join(f"{other} is {value}" for other, value in sorted(tied.items()))
             raise UndoError(f"{name} cannot go back to {target} alone, as {beside}; undo those first, or all")
 

@@ -16,7 +16,8 @@ from actuator_world import RMEM, ROWS, THRESH, WEB, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actuators import deadman, leases, others
+from actuators import deadman, leases, others, restore
+from actuators import parts as parts_module
 from actuators.foreign import Foreign
 from actuators.records import Spot
 from actuators.state_dir import LOCK
@@ -59,6 +60,14 @@ def verdict(change: int, confirm: bool, late_ns: int = 0) -> Verdict:
     return Verdict(1, time.monotonic_ns() - late_ns, 10**9, change, confirm, "retransmits 0.1 % -> 3.2 %", {})
 
 
+def rising(written: list[tuple[str, int]]) -> None:
+    """The thresholds rise at every instant of these writes."""
+    stands = dict(zip(THRESH, (128, 512, 1024), strict=True))
+    for name, value in written:
+        stands |= {name: value} if name in stands else {}
+        assert stands[THRESH[0]] <= stands[THRESH[1]] <= stands[THRESH[2]]
+
+
 # --- leases
 
 
@@ -99,11 +108,8 @@ def test_thresholds_whose_lease_ran_out_go_back_in_order(world: World, boottime:
         assert world.wish(want, key).verdict == "written"
     boottime(31.0)
     trials(world).tend()
-    assert [world.value(key) for key in THRESH] == [128, 512, 1024]
-    written = dict(zip(THRESH, (256, 1024, 2048), strict=True))
-    for name, value in world.kernel.written[3:]:
-        written[name] = value
-        assert written[THRESH[0]] <= written[THRESH[1]] <= written[THRESH[2]]
+    assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
+    rising(world.kernel.written)
 
 
 # --- confirmed
@@ -355,3 +361,85 @@ def test_only_those_named_are_ceded_to(tmp_path: Path) -> None:
     (folder / "1.conf").write_text("net.ipv4.tcp_rmem = 1 2 3\n")
     assert RMEM in others.ceded(tmp_path, ROWS, ["sysctl.d"])
     assert others.ceded(tmp_path, ROWS, ["bpftune", "tuned"]) == {}
+
+
+# --- after a reboot
+
+
+@pytest.fixture
+def reboot(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
+    """Gives the host another boot id."""
+    path = tmp_path / "boot_id"
+    path.write_text("first\n")
+    monkeypatch.setattr(parts_module, "BOOT_ID", path)
+    return lambda name: void(path.write_text(f"{name}\n"))
+
+
+def void(_: object) -> None:
+    return None
+
+
+def confirmed_thresholds(tmp_path: Path, reboot: Callable[[str], None]) -> World:
+    """A host that has rebooted to its own values, after all three thresholds were confirmed higher."""
+    world = World(tmp_path)
+    for key, want in zip(reversed(THRESH), (2048, 1024, 256), strict=True):
+        world.wish(want, key)
+    world.wish(FIRST)
+    for change in (1, 2, 3, 4):
+        assert world.parts.orders.confirm(Ask("confirm", change=change)).ok
+    world.modes.stop()
+    for key, default in zip(THRESH, (128, 512, 1024), strict=True):
+        world.foreign(default, key, 0)
+    reboot("second")
+    return world
+
+
+def test_what_was_confirmed_is_applied_again_after_a_reboot_in_an_order_that_fits(
+    tmp_path: Path, reboot: Callable[[str], None]
+) -> None:
+    world = confirmed_thresholds(tmp_path, reboot).next_run(tmp_path)
+    assert [world.value(key, 0) for key in THRESH] == [256, 1024, 2048]
+    assert world.states() == ["lost"] * 4 + ["confirmed"] * 3
+    assert {change.tunable for change in world.changes()[4:]} == set(THRESH)
+    rising(world.kernel.written)
+    assert world.parts.orders.rollback(Ask("rollback")).ok
+    assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
+    world.close()
+
+
+def test_it_is_applied_once(tmp_path: Path, reboot: Callable[[str], None]) -> None:
+    again = confirmed_thresholds(tmp_path, reboot).next_run(tmp_path).next_run(tmp_path)
+    assert again.states().count("confirmed") == 3
+    assert len(again.changes()) == 7
+    again.close()
+
+
+@pytest.mark.parametrize("how", ["another kernel", "another value", "held", "narrower bounds"])
+def test_what_does_not_fit_any_more_is_said_and_dropped(
+    tmp_path: Path, reboot: Callable[[str], None], monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    world = confirmed_thresholds(tmp_path, reboot)
+    if how == "another kernel":
+        monkeypatch.setattr(restore, "machine", lambda: "9.9.9 other")
+    elif how == "another value":
+        for key in THRESH:
+            world.foreign(700, key, 0)
+    elif how == "held":
+        for key in THRESH:
+            assert world.parts.orders.hold(Ask("hold", tunable=key)).ok
+    else:
+        monkeypatch.setattr(restore.Restore, "_unfit", lambda self, spot, one: "the bounds are 1 to 2 now")
+    before = [world.value(key, 0) for key in THRESH]
+    world = world.next_run(tmp_path)
+    assert [world.value(key, 0) for key in THRESH] == before
+    assert set(world.states()) == {"lost"}
+    assert sum("not applied again" in line for line in world.lines) == 3
+    world.close()
+
+
+def test_advise_leaves_what_was_confirmed_for_a_later_enforce(tmp_path: Path, reboot: Callable[[str], None]) -> None:
+    world = confirmed_thresholds(tmp_path, reboot).next_run(tmp_path, "advise")
+    assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
+    world.modes.change("enforce")
+    assert [world.value(key, 0) for key in THRESH] == [256, 1024, 2048]
+    world.close()
