@@ -171,6 +171,21 @@ def revert(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
 
 
 @cli.command()
+@dirs
+def restore(run_dir: Path, state_dir: Path) -> int:
+    """Apply what was confirmed before a reboot.
+
+    For a oneshot early in the boot; `trimtab run` does the same when it starts.
+    """
+    from actuators import offline
+    from trimtab import exits
+
+    exits.need_root("trimtab restore")
+    click.echo("\n".join(offline.restore(state_dir)))
+    return 0
+
+
+@cli.command()
 @click.option("--restore", is_flag=True, help="Put back what is confirmed, too.")
 @dirs
 @as_json
