@@ -33,7 +33,11 @@ from bus.schema import VERSION, AnyEvent, Outcome, Wish
 
 PREFIX = f"tt-bench-act-{os.getpid()}-"
 KEYS = ("net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]")
-LOW, HIGH = 4 << 20, 5 << 20
+LOW = 1 << 20
+SHARE = 64
+"""Each wish is for a 64th more: above the gate's dead band, and never the other way (a key may turn twice an hour)."""
+CHANGES_MAX = 3500
+"""A decider may make 3600 changes an hour."""
 PACE_S = 0.02
 SETTLE_S = 2.0
 LOOK_S = 20e-6
@@ -56,7 +60,7 @@ class Place(msgspec.Struct):
     def wish(self, want: int, believed: int) -> Wish:
         """As a decider would send it."""
         evidence: dict[str, int | str] = {"event": "TcpRcvBuf@1", "limit_bytes": believed, "rcv_rtt_us": 40000}
-        why = "the bench alternates between two values"
+        why = "the bench asks for a 64th more"
         return Wish(
             VERSION,
             time.monotonic_ns(),
@@ -149,7 +153,7 @@ def _round(place: Place, sender: link.WishSender, subscriber: link.Subscriber) -
     time.sleep(PACE_S)
     subscriber.receive()
     believed = place.value()
-    want = HIGH if believed == LOW else LOW
+    want = believed + believed // SHARE
     wish = place.wish(want, believed)
     began = time.perf_counter()
     sender.send(wish)
@@ -186,7 +190,7 @@ def throughput(found: Sequence[Place], changes: int, state: Path) -> tuple[float
         for number in range(changes):
             place = found[number % len(found)]
             believed = place.value()
-            wish = place.wish(HIGH if believed == LOW else LOW, believed)
+            wish = place.wish(believed + believed // SHARE, believed)
             began = time.perf_counter()
             writer.handle(wish, "tcp_buffer")
             each.append((time.perf_counter() - began) * 1e3)
@@ -230,6 +234,8 @@ def main() -> None:
     options = parser.parse_args()
     if options.wishes > 100 * 2 * options.namespaces:
         parser.error("at most 100 wishes per key, or the hourly limit refuses them")
+    if options.changes > CHANGES_MAX:
+        parser.error(f"at most {CHANGES_MAX} changes, or the hourly limit refuses them")
     print("$", " ".join([".venv/bin/python", "bench/actuator.py", *sys.argv[1:]]))
     print(f"load average {os.getloadavg()[0]:.2f}, {os.cpu_count()} CPUs")
     with tempfile.TemporaryDirectory(prefix="tt", dir=options.state_dir) as folder, places(options.namespaces) as found:
