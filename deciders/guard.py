@@ -29,25 +29,14 @@ from bus.schema import (
     Trial,
     Verdict,
 )
-from deciders.samples import Flows, FlowSample
-from deciders.series import (
-    SECOND_NS,
-    Baseline,
-    Series,
-    Window,
-    add,
-    before,
-    begin,
-    close_bin,
-    long_before,
-    record,
-    tick,
-)
-from deciders.signals import BY_NAME, BY_TOPIC, ROWS, SPEED_ROW, place
+from deciders import measures
+from deciders.measures import Key, Measures
+from deciders.samples import Flows
+from deciders.series import SECOND_NS, Baseline, Window
+from deciders.signals import BY_NAME, ROWS, SPEED_ROW
 from deciders.trials import (
     Case,
     Decision,
-    Key,
     Policy,
     Speed,
     Watch,
@@ -68,35 +57,27 @@ TOPICS = (Tick, Trial, Outcome, Netns, Host, Counters, NeighTable, TcpSndBuf, Tc
 VALID_NS = 3 * SECOND_NS
 TICK_MAX_NS = 2 * SECOND_NS
 """A second that took longer was not all watched."""
-HEARD_NS = 10 * SECOND_NS
-"""What was read so lately is heard."""
 SEEN_NS = 15 * SECOND_NS
 """The actuator names each trial every few seconds; of one unheard of for longer nothing is said."""
 FORGET_NS = 300 * SECOND_NS
 PATIENCE = 3
 """After so many soaks, a change of which not enough could be measured is put back."""
-SERIES_MAX = 2048
 CASES_MAX = 4096
 
 
 class State(Struct):
-    """Everything known. Bounded by the constants above and by deciders.samples.FLOWS_MAX; the oldest goes first."""
+    """Everything known. Bounded by CASES_MAX and as Measures is."""
 
     policy: Policy
-    flows: Flows
-    series: dict[Key, Series]
+    measures: Measures
     cases: dict[int, Case]
     """By the change's number, in the order in which they were first heard of."""
     now_ns: int = 0
-    pages: int = 0
-    """Of memory, in the host."""
-    own: int = 0
-    """The initial namespace."""
 
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    return State(policy, Flows(), {}, {})
+    return State(policy, Measures(policy.window_s, policy.baseline_s, Flows(), {}), {})
 
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
@@ -104,57 +85,22 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
     return state, _HANDLERS[type(event)](state, event)
 
 
-# --- what is heard -----------------------------------------------------------------------------------------------
-
-
 def _on_reading(state: State, event: Counters | NeighTable) -> Sequence[Verdict]:
-    source = event.source if isinstance(event, Counters) else ""
-    for number in BY_TOPIC.get((type(event), source), ()):
-        signal = ROWS[number]
-        reading = signal.read(event, state.pages)
-        if reading is not None:
-            record(signal, _series(state, (number, place(signal, event))), reading, event.t_ns)
+    measures.read(state.measures, event)
     return ()
 
 
 def _on_flow(state: State, event: TcpSndBuf | TcpRcvBuf) -> Sequence[Verdict]:
-    # As _on_reading, but these come by the thousand.
-    sample = state.flows.sample(event)
-    if sample is not None:
-        netns = event.netns
-        for number, read in _FLOW_ROWS:
-            reading = read(sample, 0)
-            if reading is not None:
-                series = state.series.get((number, netns)) or _series(state, (number, netns))
-                add(series, reading, event.t_ns)
+    measures.read_flow(state.measures, event)
     return ()
 
 
-def _on_host(state: State, event: Host) -> Sequence[Verdict]:
-    state.pages = event.mem_bytes // max(1, event.page_bytes)
+def _on_fact(state: State, event: Host | Netns) -> Sequence[Verdict]:
+    measures.learn(state.measures, event)
+    if isinstance(event, Netns) and not event.alive:
+        for number in [number for number, case in state.cases.items() if case.trial.netns == event.netns]:
+            del state.cases[number]
     return ()
-
-
-def _on_netns(state: State, event: Netns) -> Sequence[Verdict]:
-    if event.alive:
-        if event.name == "host":
-            state.own = event.netns
-        return ()
-    for number in [number for number, case in state.cases.items() if case.trial.netns == event.netns]:
-        del state.cases[number]
-    for key in [key for key in state.series if key[1] == event.netns and ROWS[key[0]].per == "netns"]:
-        del state.series[key]
-    state.flows.forget(event.netns)
-    return ()
-
-
-def _series(state: State, key: Key) -> Series:
-    series = state.series.get(key)
-    if series is None:
-        if len(state.series) >= SERIES_MAX:
-            del state.series[next(iter(state.series))]
-        series = state.series[key] = begin(state.policy.baseline_s)
-    return series
 
 
 # --- trials that begin and end ------------------------------------------------------------------------------------
@@ -176,7 +122,7 @@ def _case(state: State, event: Trial) -> Case:
     keys: dict[Key, None] = {}
     for name in dict.fromkeys(event.guards):
         rows = BY_NAME.get(name, ())
-        mine = [(row, place(ROWS[row], event, state.own)) for row in rows]
+        mine = [measures.key_of(state.measures, row, event) for row in rows]
         # What excuses comes before what it excuses.
         keys.update(((SPEED_ROW, key[1]), None) for key in mine if ROWS[key[0]].paid)
         keys.update(dict.fromkeys(mine))
@@ -195,22 +141,12 @@ def _baseline(state: State, key: Key, event: Trial) -> Baseline | None:
             close = event.since_ns - case.trial.since_ns < quiet_ns
             if watch.key == key and (close or watch.streak):
                 return watch.baseline
-    series = state.series.get(key)
-    if series is None:
-        return None
-    return before(ROWS[key[0]], series, event.since_ns, policy.window_s, policy.baseline_s)
-
-
-def _on_written(state: State, event: Outcome) -> None:
-    """A change has just been made, and will be heard of as a trial: what was read until now was before it."""
-    for key, series in state.series.items():
-        if key[1] == event.netns or ROWS[key[0]].per != "netns":
-            close_bin(series, event.t_ns)
+    return measures.earlier(state.measures, key, event.since_ns)
 
 
 def _on_outcome(state: State, event: Outcome) -> Sequence[Verdict]:
     if event.verdict == "written":
-        _on_written(state, event)
+        measures.mark(state.measures, event.netns, event.t_ns)
     if event.verdict not in ("reverted", "confirmed", "ceded"):
         return ()
     ours = [case for case in state.cases.values() if case.key == (event.tunable, event.netns)]
@@ -238,12 +174,7 @@ def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
     if state.now_ns and passed_ns <= 0:
         return ()
     state.now_ns = event.t_ns
-    window_ns = int(state.policy.window_s * SECOND_NS)
-    windows: dict[Key, Window] = {}
-    for key, series in state.series.items():
-        window = tick(ROWS[key[0]], series, event.t_ns, window_ns)
-        if window:
-            windows[key] = window
+    windows = measures.windows(state.measures, event.t_ns)
     for number in [number for number, case in state.cases.items() if _gone(case, event.t_ns)]:
         del state.cases[number]
     going: set[tuple[str, int]] = set()
@@ -264,11 +195,12 @@ def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int, 
     """first: nothing of the same key is older and undecided."""
     now_ns, soak_ns = state.now_ns, int(state.policy.soak_s * SECOND_NS)
     for worse in _look(state, case, windows):
-        _blame(state, worse)
+        if case.decision is None:
+            _blame(state, worse)
     if case.decision:
         return
     case.waited_ns += passed_ns
-    deaf = [keys for keys in case.needs if not _heard(state, keys)]
+    deaf = [keys for keys in case.needs if not measures.heard(state.measures, keys, now_ns)]
     if not deaf and _seen(case, now_ns):
         case.soaked_ns += passed_ns
     if case.soaked_ns >= soak_ns:
@@ -287,16 +219,12 @@ def _look(state: State, case: Case, windows: dict[Key, Window]) -> list[Watch]:
         if window is None:
             continue
         if watch.baseline is None:
-            watch.baseline = long_before(ROWS[key[0]], state.series[key])
+            watch.baseline = measures.much_earlier(state.measures, key)
         if key[0] == SPEED_ROW:
             watch.latest = window.value if window.start_ns >= watch.from_ns else watch.latest
         elif judge(state.policy, watch, window, speed_of(mine, key[1]) if ROWS[key[0]].paid else Speed()):
             found.append(watch)
     return found
-
-
-def _heard(state: State, keys: Sequence[Key]) -> bool:
-    return any(key in state.series and state.now_ns - state.series[key].heard_ns <= HEARD_NS for key in keys)
 
 
 def _blame(state: State, worse: Watch) -> None:
@@ -326,14 +254,12 @@ def _verdict(case: Case, event: Tick) -> Verdict:
     )
 
 
-_FLOW_ROWS = tuple((number, ROWS[number].read) for number in BY_TOPIC[FlowSample, ""])
-
 _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Verdict]]] = {
     Tick: _on_tick,
     Trial: _on_trial,
     Outcome: _on_outcome,
-    Netns: _on_netns,
-    Host: _on_host,
+    Netns: _on_fact,
+    Host: _on_fact,
     Counters: _on_reading,
     NeighTable: _on_reading,
     TcpSndBuf: _on_flow,

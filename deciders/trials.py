@@ -12,11 +12,10 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bus.schema import Trial
+from deciders.measures import Key
 from deciders.series import SECOND_NS, Baseline, Window
 from deciders.signals import BY_NAME, ROWS, SPEED_ROW
 
-Key = tuple[int, int]
-"""A row of ROWS and a place: one series."""
 WHY_MAX = 390
 """A message holds 400, and the actuator says whose words they are."""
 STREAK_NS = 120 * SECOND_NS

@@ -39,7 +39,7 @@ from bus.schema import (
     Verdict,
 )
 from bus.tunables import TUNABLES, table
-from deciders import guard, samples, series, signals
+from deciders import guard, measures, samples, series, signals
 from deciders.engine import Decider, decide
 from deciders.guard import Policy
 from deciders.samples import Flows
@@ -385,6 +385,21 @@ def test_a_flow_that_fills_its_path_has_a_queue_and_is_faster_for_it(desk: Desk)
     assert said(desk.pass_(22, rtt_us=45_000, rate=8000)) == [(1, True)]
 
 
+def test_two_signals_that_get_worse_at_once_put_a_change_back_although_the_actuator_is_not_heard(desk: Desk) -> None:
+    desk.begin(1, guards=("retransmit_share", "tcp_memory"))
+    about = desk.open.pop(1)
+    for second in range(26):
+        desk.now_s += 1
+        desk.sent += 2000
+        desk.resent += 100 if second > 19 else 0
+        values = {"Tcp.OutSegs": desk.sent, "Tcp.RetransSegs": desk.resent}
+        memory = {"TCP.mem": 10**6 if second > 19 else 1000}
+        reads = [Counters(desk.now_ns, NETNS, "net/snmp", values), Counters(desk.now_ns, 1, "net/sockstat", memory)]
+        assert desk.say(*reads, Tick(desk.now_ns + 10, 0)) == []
+    verdicts = desk.say(replaced(about, t_ns=desk.now_ns + 11), Tick(desk.now_ns + SECOND, 0))
+    assert said(verdicts) == [(1, False)]
+
+
 def test_two_bad_windows_are_noise(desk: Desk) -> None:
     desk.begin(1)
     for _ in range(6):
@@ -608,25 +623,25 @@ def test_counters_that_begin_anew_are_no_regression(desk: Desk) -> None:
 def test_a_namespace_that_has_gone_is_forgotten(desk: Desk) -> None:
     desk.begin(1)
     desk.pass_(5)
-    assert len(desk.state.flows) == 1
+    assert len(desk.state.measures.flows) == 1
     desk.say(Netns(desk.now_ns, NETNS, 0, "x", False))
     assert not desk.state.cases
-    assert len(desk.state.flows) == 0
-    assert all(key[1] != NETNS for key in desk.state.series)
+    assert len(desk.state.measures.flows) == 0
+    assert all(key[1] != NETNS for key in desk.state.measures.series)
 
 
 def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(guard, "CASES_MAX", 20)
-    monkeypatch.setattr(guard, "SERIES_MAX", 30)
+    monkeypatch.setattr(measures, "SERIES_MAX", 30)
     monkeypatch.setattr(samples, "FLOWS_MAX", 10)
     for number in range(2, 200):
         desk.say(trial(number, desk.now_ns, number))
         desk.say(*(flow(desk.now_ns + n, 20_000, n, 0, netns=number) for n in range(3)))
         desk.say(Tick(desk.now_ns + number, 0))
     assert len(desk.state.cases) == 20
-    assert len(desk.state.series) == 30
-    assert len(desk.state.flows) == 10
-    busy = next(iter(desk.state.series.values()))
+    assert len(desk.state.measures.series) == 30
+    assert len(desk.state.measures.flows) == 10
+    busy = next(iter(desk.state.measures.series.values()))
     for number in range(1000):
         series.record(ROWS[1], busy, (1, 1), number)
         series.close_bin(busy, number)
