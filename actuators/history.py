@@ -75,9 +75,14 @@ def keys(state_dir: Path) -> list[Key]:
 def holds(state_dir: Path) -> list[Hold]:
     """The keys that trimtab keeps its hands off, and why."""
     rows = _read(
-        state_dir, "SELECT tunable, netns, why, since_tai_ns, boot_id = '' FROM holds ORDER BY tunable, netns", {}
+        state_dir,
+        "SELECT tunable, netns, why, since_tai_ns, boot_id = '', until_tai_ns FROM holds ORDER BY tunable, netns",
+        {},
     )
-    return [Hold(Spot(tunable, netns), why, since_ns, bool(ever)) for tunable, netns, why, since_ns, ever in rows]
+    return [
+        Hold(Spot(tunable, netns), why, since_ns, bool(ever), until)
+        for tunable, netns, why, since_ns, ever, until in rows
+    ]
 
 
 def counts(state_dir: Path) -> dict[str, int]:

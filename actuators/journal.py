@@ -193,12 +193,12 @@ class Journal:
     def holds(self) -> list[Hold]:
         """Every hold that counts in this boot."""
         rows = self._store.read(
-            "SELECT boot_id, tunable, netns, why, since_tai_ns FROM holds WHERE boot_id IN (?, ?)",
+            "SELECT boot_id, tunable, netns, why, since_tai_ns, until_tai_ns FROM holds WHERE boot_id IN (?, ?)",
             (EVER, self._boot_id),
         )
         return [
-            Hold(Spot(tunable, netns), why, since_ns, boot_id == EVER)
-            for boot_id, tunable, netns, why, since_ns in rows
+            Hold(Spot(tunable, netns), why, since_ns, boot_id == EVER, until_ns)
+            for boot_id, tunable, netns, why, since_ns, until_ns in rows
         ]
 
     def moves_since(self, t_ns: int) -> list[Move]:
@@ -230,8 +230,8 @@ class Journal:
     def _hold(self, db: sqlite3.Connection, hold: Hold) -> None:
         boot_id = EVER if hold.ever else self._boot_id
         db.execute(
-            "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?)",
-            (boot_id, hold.spot.tunable, hold.spot.netns, hold.why, hold.since_tai_ns),
+            "INSERT OR REPLACE INTO holds VALUES (?, ?, ?, ?, ?, ?)",
+            (boot_id, hold.spot.tunable, hold.spot.netns, hold.why, hold.since_tai_ns, hold.until_tai_ns),
         )
 
     def _insert(self, db: sqlite3.Connection, intent: Intent, state: State, now: Stamp, advice: str = "") -> int:
@@ -286,7 +286,7 @@ class Journal:
             ]
         for hold in self.holds():
             boot_id = EVER if hold.ever else self._boot_id
-            lines.append(originals.Held(hold.spot, boot_id, hold.why, hold.since_tai_ns))
+            lines.append(originals.Held(hold.spot, boot_id, hold.why, hold.since_tai_ns, hold.until_tai_ns))
         self._originals.compact(lines)
 
 

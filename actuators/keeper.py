@@ -119,6 +119,7 @@ class Keeper:
     def flush(self) -> None:
         """In quiet moments: write what is pending, and let the journal tidy up."""
         self.pace.forget(stamp().t_ns)
+        self._end_holds()
         if not self._journal:
             return
         try:
@@ -210,11 +211,11 @@ class Keeper:
         """Every hold."""
         return list(self._holds.values())
 
-    def hold(self, spot: Spot, why: str) -> list[str]:
-        """Hands off a key and those tied to it. Returns their names."""
+    def hold(self, spot: Spot, why: str, seconds: int = 0) -> list[str]:
+        """Hands off a key and those tied to it, for so long (0: until release). Returns their names."""
         names = self._relations.family(spot.tunable)
         for name in names:
-            hold = self._new_hold(Spot(name, spot.netns), why)
+            hold = self._new_hold(Spot(name, spot.netns), why, seconds)
             self._try(partial(Journal.hold, hold=hold))
             self._holds[hold.spot] = hold
         return names
@@ -274,8 +275,16 @@ class Keeper:
             self._pending[0].write(journal)
             self._pending.pop(0)
 
-    def _new_hold(self, spot: Spot, why: str) -> Hold:
-        return Hold(spot, why, stamp().tai_ns, spot.netns in (0, self._own))
+    def _new_hold(self, spot: Spot, why: str, seconds: int = 0) -> Hold:
+        now_ns = stamp().tai_ns
+        until_ns = now_ns + seconds * 1_000_000_000 if seconds else 0
+        return Hold(spot, why, now_ns, spot.netns in (0, self._own), until_ns)
+
+    def _end_holds(self) -> None:
+        now_ns = stamp().tai_ns
+        for spot in [hold.spot for hold in self._holds.values() if 0 < hold.until_tai_ns <= now_ns]:
+            del self._holds[spot]
+            self._later(spot, partial(Journal.release, spot=spot))
 
     def _hold_tied(self, hold: Hold) -> None:
         self._holds[hold.spot] = hold

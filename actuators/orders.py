@@ -67,10 +67,11 @@ class Orders:
         if row.scope == "host" and ask.netns:
             return Answer(False, [f"{row.name} is the host's, not of a network namespace"])
         try:
-            names = self._keeper.hold(Spot(row.name, ask.netns), f"held by {_who(ask)}")
+            names = self._keeper.hold(Spot(row.name, ask.netns), f"held by {_who(ask)}", ask.seconds)
         except JournalError as error:
             return Answer(False, [f"not held: {error}"])
-        return Answer(True, [f"hands off {name}, until `trimtab release {name}`" for name in names])
+        until = f"for {ask.seconds} s, or " if ask.seconds else ""
+        return Answer(True, [f"hands off {name}, {until}until `trimtab release {name}`" for name in names])
 
     def release(self, ask: Ask) -> Answer:
         """The key and those tied to it may be touched again (netns 0: wherever they were held)."""

@@ -49,6 +49,7 @@ class Held(_Line, frozen=True):
 
     why: str
     since_tai_ns: int
+    until_tai_ns: int = 0
 
 
 class Released(_Line, frozen=True):
@@ -85,7 +86,7 @@ def read(state_dir: Path, boot_id: str) -> Recovered:
             case Done():
                 writes.pop(line.spot, None)
             case Held():
-                holds[line.spot] = Hold(line.spot, line.why, line.since_tai_ns, not line.boot_id)
+                holds[line.spot] = Hold(line.spot, line.why, line.since_tai_ns, not line.boot_id, line.until_tai_ns)
             case Released():
                 holds.pop(line.spot, None)
     return Recovered(list(writes.values()), list(holds.values()))
@@ -117,7 +118,9 @@ class Originals:
 
     def held(self, hold: Hold) -> None:
         """Hands off; on disk when this returns."""
-        self._append(Held(hold.spot, "" if hold.ever else self._boot_id, hold.why, hold.since_tai_ns))
+        self._append(
+            Held(hold.spot, "" if hold.ever else self._boot_id, hold.why, hold.since_tai_ns, hold.until_tai_ns)
+        )
         self._sync()
 
     def released(self, spot: Spot) -> None:

@@ -173,6 +173,8 @@ class Hold(Struct, frozen=True):
     since_tai_ns: int
     ever: bool = False
     """In every boot, not only in this one: what is held is the host's, or of its initial namespace."""
+    until_tai_ns: int = 0
+    """When it ends by itself; 0: not before `release`."""
 
 
 def stamp() -> Stamp:

@@ -45,7 +45,7 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE holds (
         boot_id TEXT NOT NULL, tunable TEXT NOT NULL, netns INTEGER NOT NULL,
-        why TEXT NOT NULL, since_tai_ns INTEGER NOT NULL,
+        why TEXT NOT NULL, since_tai_ns INTEGER NOT NULL, until_tai_ns INTEGER NOT NULL,
         PRIMARY KEY (boot_id, tunable, netns)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE boots (boot_id TEXT PRIMARY KEY, machine TEXT NOT NULL) STRICT, WITHOUT ROWID;

@@ -342,6 +342,8 @@ class Ask(Struct, frozen=True, forbid_unknown_fields=True):
     tunable: Name = ""
     netns: Count = 0
     who: Name = ""
+    seconds: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    """Hold: for so long; 0: until release."""
 
 
 class Answer(Struct, frozen=True, forbid_unknown_fields=True):

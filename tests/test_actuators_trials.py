@@ -11,12 +11,13 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from actuator_world import RMEM, ROWS, THRESH, WEB, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actuators import deadman, leases, others, restore
+from actuators import deadman, keeper, leases, others, records, restore
 from actuators import parts as parts_module
 from actuators.foreign import Foreign
 from actuators.records import Spot
@@ -443,3 +444,23 @@ def test_advise_leaves_what_was_confirmed_for_a_later_enforce(tmp_path: Path, re
     world.modes.change("enforce")
     assert [world.value(key, 0) for key in THRESH] == [256, 1024, 2048]
     world.close()
+
+
+# --- holds that end by themselves
+
+
+def test_a_hold_for_a_time_ends_by_itself_also_over_a_restart(
+    world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert world.parts.orders.hold(Ask("hold", tunable=RMEM, netns=WEB, seconds=60)).ok
+    assert world.wish(FIRST).verdict == "refused"
+    after = world.next_run(tmp_path)
+    after.parts.keeper.flush()
+    assert after.wish(FIRST).verdict == "refused"
+    real = records.stamp
+    later = lambda: msgspec.structs.replace(real(), tai_ns=real().tai_ns + 61 * 10**9)  # noqa: E731
+    monkeypatch.setattr(keeper, "stamp", later)
+    after.parts.keeper.flush()
+    assert after.wish(FIRST).verdict == "written"
+    assert after.parts.keeper.holds() == []
+    after.close()

@@ -216,12 +216,14 @@ def mode(mode: str | None, run_dir: Path, state_dir: Path, as_json: bool) -> int
 @netns
 @dirs
 @as_json
-def hold(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
+@click.option("--for", "limit", metavar="TIME", help="End it by itself: 90s, 30m, 2h, 7d.")
+def hold(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool, limit: str | None) -> int:
     """Keep hands off a tunable.
 
     Until `trimtab release`, over restarts. Works with the daemon dead, too.
     """
-    return _order(run_dir, state_dir, as_json, verb="hold", tunable=key, netns=netns)
+    seconds = _seconds(limit) if limit else 0
+    return _order(run_dir, state_dir, as_json, verb="hold", tunable=key, netns=netns, seconds=seconds)
 
 
 @cli.command()
@@ -269,6 +271,13 @@ def _words(listed: str | None, option: str) -> list[str]:
     if listed is not None and not all(words):
         raise click.BadParameter("wants names with commas between them", param_hint=option)
     return [word for word in words if word]
+
+
+def _seconds(word: str) -> int:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    if not word[:-1].isdecimal() or word[-1] not in units or not 0 < int(word[:-1]) * units[word[-1]] <= 10**9:
+        raise click.BadParameter(f"{word!r} is no time such as 90s, 30m, 2h, 7d", param_hint="--for")
+    return int(word[:-1]) * units[word[-1]]
 
 
 def _cookie(word: str) -> int:
