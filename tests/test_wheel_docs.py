@@ -1,4 +1,4 @@
-"""What the guide says about files is so."""
+"""What the pages say about files and tests is so."""
 
 from __future__ import annotations
 
@@ -28,3 +28,10 @@ def test_every_path_that_a_page_names_is_there(page: Path) -> None:
     named = [TREE / path for path in re.findall(rf"`((?:{folders})/[\w./-]*)`", text) if "NAME" not in path]
     missing = [str(path) for path in (*links, *named) if not path.exists()]
     assert not missing
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_test_that_a_page_names_is_there(page: Path) -> None:
+    code = "".join(path.read_text() for path in (TREE / "tests").glob("test_*.py"))
+    named = re.findall(r"`(test_\w+)`", page.read_text())
+    assert not [name for name in named if f"def {name}(" not in code]
