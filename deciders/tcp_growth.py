@@ -126,8 +126,8 @@ def _take_back(policy: Policy, knob: Knob, attempt: Attempt, sample: Sample) -> 
     knob.backed_ns = t_ns
     knob.rest_until_ns, knob.lenient = t_ns + int(policy.rest_max_s * SECOND_NS), True
     flow.judged_rate = flow.rate
-    wish = tcp_wish.queue(knob, attempt, flow, sample.event)
-    return (wish,) if may(knob, t_ns) else ()
+    knob.back_why = tcp_wish.why_back(knob, attempt, flow)
+    return (tcp_wish.take_back(knob, attempt, flow, sample.event),) if may(knob, t_ns) else ()
 
 
 def _grow(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:

@@ -103,7 +103,8 @@ class Sample(Struct, gc=False):
 
 def learn_limit(knob: Knob, value: int, t_ns: int) -> None:
     """The limit as it was at t_ns."""
-    if not learn(knob, value, t_ns):
+    known = knob.value
+    if not learn(knob, value, t_ns) or not known:
         return
     wished, attempt = knob.wished, knob.attempt
     knob.epoch += 1

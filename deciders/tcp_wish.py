@@ -26,13 +26,18 @@ def grow(knob: Knob, want: int, sample: Sample) -> Wish:
     return _wish(knob, want, text, event, _numbers(sample))
 
 
-def queue(knob: Knob, attempt: Attempt, flow: Flow, event: SocketEvent) -> Wish:
-    """Down again: the step only made a queue longer."""
+def why_back(knob: Knob, attempt: Attempt, flow: Flow) -> str:
+    """The sentence for take_back and back."""
     earlier = attempt.before
-    knob.back_why = (
+    return (
         f"no faster with {attempt.new} bytes of {knob.noun} ({_mbit(flow.rate)}, before {_mbit(earlier.rate)}), but"
         f" round trips of {flow.rtt_us / 1000:.1f} ms instead of {earlier.rtt_us / 1000:.1f} ms: it only holds a queue"
     )
+
+
+def take_back(knob: Knob, attempt: Attempt, flow: Flow, event: SocketEvent) -> Wish:
+    """Down again: the step only made a queue longer."""
+    earlier = attempt.before
     numbers: Evidence = {
         "socket": attempt.socket,
         "kbit_s_before": _kbit(earlier.rate),

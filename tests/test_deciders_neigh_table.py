@@ -230,6 +230,21 @@ def test_held_thresholds_are_not_asked_for() -> None:
     assert {wish.tunable for wish in world.wishes} == {key(3)}
 
 
+def test_gc_thresh2_follows_before_gc_thresh1() -> None:
+    world = World()
+    world.t_ns += SEC
+    for level in (1, 2, 3):
+        now = [32, 64, 256][level - 1]
+        world.show(Value(world.t_ns, key(level), 0, 0, now, world.original[level - 1], 16, HIGH, False))
+    assert [(wish.tunable, wish.want) for wish in world.wishes] == [(key(2), 128)]
+
+
+def test_a_threshold_never_passes_the_one_above_it_that_is_held() -> None:
+    world = World(thresholds=[60, 64, 128], held=(2,)).fill(500, 1000).quiet(10)
+    assert world.thresholds[:2] == [64, 64]
+    assert {want for wish, want in ((wish, wish.want) for wish in world.wishes) if wish.tunable == key(1)} == {64}
+
+
 def test_a_held_hard_limit_leaves_all_as_it_is() -> None:
     world = World(held=(3,)).fill(500, 1000).quiet(10)
     assert world.wishes == []
@@ -283,6 +298,7 @@ def test_nobody_knows_that_an_unseen_table_was_empty() -> None:
         world.t_ns += 100 * SEC
         world.values()
         world.netlink()
+        assert world.waiting == []
     assert world.thresholds == before
 
 

@@ -267,12 +267,12 @@ def test_the_other_namespace_is_left_alone() -> None:
     assert {(wish.tunable, wish.netns) for wish in world.wishes} == {(RMEM, RECEIVER), (WMEM, SENDER)}
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(4))
 def test_a_noisy_rate_causes_no_endless_growth(seed: int) -> None:
     path = Wire(rate=25e6, noise=0.2, congestion="bbr" if seed % 2 else "fill")
     world = World(path, chance=random.Random(seed)).run(20)
     assert world.rate >= 0.7 * path.rate
-    world.run(1800)
+    world.run(900)
     for name in (RMEM, WMEM):
         assert world.limits[name] <= 1.5**3 * need(path), (name, world.changes)
         assert world.reversals(name) <= 2
@@ -386,6 +386,18 @@ def test_a_deaf_probe_is_no_sign_that_nobody_needs_the_limit() -> None:
     risen = dict(world.limits)
     for _ in range(1000):
         world.t_ns += 2 * SEC
+        world._show(world.value(RMEM))
+        world._show(world.value(WMEM))
+    assert world.limits == risen
+
+
+def test_a_probe_that_is_off_is_no_sign_either() -> None:
+    world = World(FAST).run(20)
+    risen = dict(world.limits)
+    for _ in range(1000):
+        world.t_ns += 2 * SEC
+        for probe in ("tcp_rcvbuf", "tcp_sndbuf"):
+            world._show(Probe(world.t_ns, probe, "", "no BTF"))
         world._show(world.value(RMEM))
         world._show(world.value(WMEM))
     assert world.limits == risen
