@@ -282,3 +282,48 @@ def test_a_modest_wish_within_the_bounds_is_granted_or_too_small(value: int, sha
     answer = gate.admit(bare, BOUNDS, replace_wish(believed=value, want=want), "tcp_buffer", View(value, 1), NOW_NS)
     assert kind(answer) in ("granted", "nothing", "dead-band")
     assert (kind(answer) == "granted") or abs(want - value) < value // gate.DEAD_BAND or want == value
+
+
+@pytest.mark.parametrize(
+    ("turns", "rising", "want", "expected"),
+    [
+        (2, True, 900_000, "turns"),
+        (2, False, 1_100_000, "turns"),
+        (3, False, 1_100_000, "turns"),
+        (1, True, 900_000, "granted"),
+        (2, True, 1_100_000, "granted"),
+        (2, False, 900_000, "granted"),
+        (2, None, 900_000, "granted"),
+    ],
+)
+def test_a_key_that_has_turned_round_twice_goes_on_but_not_back(
+    turns: int, rising: bool | None, want: int, expected: str
+) -> None:
+    assert kind(admit(want=want, view={"turns": turns, "rising": rising})) == expected
+
+
+def test_a_refusal_for_turns_tells_which_way_and_which_turn_it_would_be() -> None:
+    down = admit(want=900_000, view={"turns": 2, "rising": True})
+    assert down == Refused("turns", "down again would be turn 3 within the hour, at most 2")
+    up = admit(want=1_100_000, view={"turns": 2, "rising": False})
+    assert up == Refused("turns", "up again would be turn 3 within the hour, at most 2")
+
+
+@pytest.mark.parametrize(
+    ("asked", "all_asked", "expected"),
+    [
+        (3599, 7199, "granted"),
+        (3600, 3600, "decider-per-hour"),
+        (3599, 7200, "host-per-hour"),
+        (9999, 9999, "decider-per-hour"),
+    ],
+)
+def test_an_hour_holds_only_so_many_changes_of_one_decider_and_of_all(
+    asked: int, all_asked: int, expected: str
+) -> None:
+    assert kind(admit(view={"asked": asked, "all_asked": all_asked})) == expected
+
+
+def test_a_key_of_which_nothing_is_known_has_not_moved() -> None:
+    fresh = View(1, 1)
+    assert (fresh.turns, fresh.rising, fresh.asked, fresh.all_asked, fresh.held) == (0, None, 0, 0, "")

@@ -464,3 +464,25 @@ def test_a_hold_for_a_time_ends_by_itself_also_over_a_restart(
     assert after.wish(FIRST).verdict == "written"
     assert after.parts.keeper.holds() == []
     after.close()
+
+
+# --- what the dead-man is told
+
+
+def test_a_lease_is_30_seconds_to_the_nanosecond_and_kept_where_only_root_reads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 5 * 10**9
+    monkeypatch.setattr(leases, "now_ns", lambda: now_ns)
+    made = leases.Leases(tmp_path)
+    made.begin("tcp_buffer")
+    made.begin("gone")
+    made.save(["tcp_buffer", "never_heard"])
+    assert leases.read(tmp_path) == {"tcp_buffer": now_ns + 30 * 10**9}
+    assert (tmp_path / leases.NAME).stat().st_mode & 0o777 == 0o600
+    now_ns += 30 * 10**9 - 1
+    assert made.lapsed(["tcp_buffer"]) == []
+    now_ns += 1
+    assert made.lapsed(["tcp_buffer"]) == ["tcp_buffer"]
+    assert made.lapsed(["fresh"]) == []
+    assert leases.read(tmp_path / "nowhere") == {}
