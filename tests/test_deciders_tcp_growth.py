@@ -197,8 +197,9 @@ def test_what_was_decided_to_go_back_is_asked_for_until_it_has() -> None:
     assert wants(weigh(POLICY, one, sample(seen, t_ns=NOW + SEC))) == DOWN
     value = Value(NOW + 3 * SEC, one.tunable, 7, 8, LIMIT, 131072, 65536, 1 << 30, False)
     assert wants(go_back(one, value)) == DOWN
+    one.blind = 2
     learn_limit(one, 200_000, NOW + 4 * SEC)
-    assert one.back == 0
+    assert (one.back, one.blind) == (0, 1)
     assert weigh(POLICY, one, sample(seen, t_ns=NOW + 5 * SEC)) == ()
 
 
@@ -300,6 +301,9 @@ def test_coming_down_never_passes_the_original() -> None:
     value = Value(NOW + 700 * SEC, "x", 7, 8, LIMIT, 280_000, 65536, 1 << 30, False)
     assert wants(come_down(POLICY, knob(original=280_000), value)) == [(LIMIT, 280_000)]
     assert wants(come_down(POLICY, knob(original=1000), value)) == [(LIMIT, 200_000)]
+    one = knob(blind=3)
+    come_down(POLICY, one, value)
+    assert one.blind == 2
     for unchanged in (LIMIT, LIMIT + 1, -1, 0):
         assert come_down(POLICY, knob(original=unchanged), value) == ()
 
@@ -382,4 +386,4 @@ def test_a_flow_in_slow_start_gets_more_before_it_has_filled_its_window() -> Non
     # The same a moment later in its life: a large round trip once, the rate far from the window.
     assert asked(receiving([15_000, 35_000, 90_000], [10**7, 10**7 + 37_000, 10**7 + 225_000])) == []
     # Not growing any more.
-    assert asked(receiving([15_000, 80_000, 81_000], [15_000, 100_000, 250_000])) == []
+    assert asked(receiving([15_000, 130_000, 131_000], [15_000, 200_000, 330_000])) == []
