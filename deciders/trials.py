@@ -55,7 +55,9 @@ class Watch(Struct):
     limit: float = 0.0
     streak: int = 0
     onset_ns: int = 0
-    """When the first window of the streak began."""
+    """When the first window of the streak began, ..."""
+    onset_end_ns: int = 0
+    """... and ended."""
     end_ns: int = 0
     """When the newest window ended."""
 
@@ -112,7 +114,7 @@ def judge(policy: Policy, watch: Watch, window: Window, speed: Speed) -> bool:
         watch.streak = 0
         return False
     if not watch.streak:
-        watch.onset_ns = window.start_ns
+        watch.onset_ns, watch.onset_end_ns = window.start_ns, window.end_ns
     watch.streak += 1
     return watch.streak >= policy.worse_windows
 
@@ -140,7 +142,7 @@ def may_confirm(policy: Policy, case: Case, now_ns: int) -> bool:
 
 
 def to_blame(cases: Iterable[Case], worse: Watch, burst_ns: int) -> Case:
-    """The change that a regression goes back to: the newest that began before the regression did.
+    """The change that a regression goes back to: the newest that began before the first bad window ended.
 
     What stood longer stood well without it, so the newest is the likeliest; if it was not the one, the others go on
     being watched, and the next newest follows. Steps of one key that came within one window of each other cannot be
@@ -150,7 +152,7 @@ def to_blame(cases: Iterable[Case], worse: Watch, burst_ns: int) -> Case:
         case
         for case in cases
         if not case.decision
-        and case.trial.since_ns <= worse.onset_ns
+        and case.trial.since_ns < worse.onset_end_ns
         and any(watch.key == worse.key for watch in case.watches)
     ]
     suspects.sort(key=lambda case: (case.trial.since_ns, case.trial.change), reverse=True)

@@ -280,14 +280,14 @@ class Desk:
 
     def begin(self, change: int, tunable: str = WMEM, netns: int = NETNS, guards: tuple[str, ...] = ()) -> None:
         """A change is made now, and told again every five seconds."""
-        about = trial(change, self.now_ns + 1, netns, self.now_ns + 2, tunable, guards)
+        about = trial(change, self.now_ns + 20, netns, self.now_ns + 22, tunable, guards)
         self.open[change] = about
-        self.say(outcome(about, "written", self.now_ns + 1), about)
+        self.say(outcome(about, "written", self.now_ns + 21), about)
 
     def end(self, verdict: str, *changes: int) -> None:
         """The actuator has carried something out."""
         for change in changes:
-            self.say(outcome(self.open.pop(change), verdict, self.now_ns + 1))
+            self.say(outcome(self.open.pop(change), verdict, self.now_ns + 30))
 
     def pass_(
         self, seconds: int, share: float = 0.0, rtt_us: int = 20_000, rate: int = 2000, **more: Any
@@ -352,7 +352,7 @@ def test_a_change_that_makes_nothing_worse_is_confirmed_at_the_end_of_its_soak_a
 def test_a_verdict_is_said_each_second_until_it_is_done_and_then_never_again(desk: Desk) -> None:
     desk.begin(1)
     verdicts = desk.pass_(25)
-    assert [verdict.t_ns for verdict in verdicts] == [(desk.now_s - n) * SECOND + 10 for n in range(5, -1, -1)]
+    assert [verdict.t_ns for verdict in verdicts] == [(desk.now_s - n) * SECOND + 10 for n in range(4, -1, -1)]
     assert all(verdict.valid_ns >= 2 * SECOND for verdict in verdicts)
     desk.end("confirmed", 1)
     assert desk.pass_(400) == []
@@ -468,13 +468,26 @@ def test_if_that_was_not_it_the_next_goes(desk: Desk) -> None:
     assert said(desk.pass_(4, share=0.05)) == [(1, False)]
 
 
-def test_what_is_put_back_confirms_no_other_before_it_is_seen_whether_that_was_it(desk: Desk) -> None:
+def two(policy: Policy, soaked_s: int, bad_s: int) -> Desk:
+    """Of two changes the second was put back just now; the first has soaked for so long, or a little longer."""
+    desk = Desk(policy)
+    desk.pass_(20)
     desk.begin(1)
-    desk.pass_(16)
+    desk.pass_(soaked_s)
     desk.begin(2, RMEM, guards=("retransmit_share",))
-    assert said(desk.pass_(6, share=0.05)) == [(2, False)]
+    assert said(desk.pass_(bad_s, share=0.05)) == [(2, False)]
     desk.end("reverted", 2)
-    assert said(desk.pass_(8, share=0.05)) == [(1, False)]
+    return desk
+
+
+def test_what_is_put_back_confirms_no_other_before_it_is_seen_whether_that_was_it() -> None:
+    desk = two(replaced(QUICK, window_s=4), 20, 18)
+    assert said(desk.pass_(20, share=0.05)) == [(1, False)]
+
+
+def test_a_window_from_before_something_was_put_back_tells_nothing_of_the_others() -> None:
+    desk = two(replaced(QUICK, window_s=4, worse_windows=1, soak_s=60), 5, 10)
+    assert desk.pass_(12) == []
 
 
 def test_if_that_was_it_the_others_stay(desk: Desk) -> None:
@@ -512,6 +525,45 @@ def test_a_later_step_is_not_compared_with_what_an_earlier_one_has_made_worse(de
         for watch in case.watches
         if ROWS[watch.key[0]].name == "retransmit_share"
     )
+
+
+def baselines(desk: Desk, change: int, name: str) -> list[float | None]:
+    """What a signal was before a change, by its rows."""
+    watches = desk.state.cases[change].watches
+    return [watch.baseline and watch.baseline.mean for watch in watches if ROWS[watch.key[0]].name == name]
+
+
+def test_a_step_close_after_another_has_its_baseline_and_a_later_one_its_own(desk: Desk) -> None:
+    desk.begin(1)
+    desk.pass_(3, share=0.004)
+    desk.begin(2)
+    assert baselines(desk, 2, "retransmit_share") == [0.0, 0.0]
+    desk.pass_(6, share=0.004)
+    desk.begin(3)
+    assert all(mean is not None and 0.001 < mean < 0.004 for mean in baselines(desk, 3, "retransmit_share"))
+
+
+def test_what_was_read_in_the_second_of_the_change_and_before_it_counts_as_before() -> None:
+    desk = Desk()
+    desk.pass_(3, ticks=False)
+    desk.begin(1)
+    assert baselines(desk, 1, "retransmit_share") == [0.0, 0.0]
+
+
+def test_of_what_goes_along_with_another_nothing_is_said(desk: Desk) -> None:
+    desk.begin(1)
+    desk.begin(2)
+    assert said(desk.pass_(8, share=0.05)) == [(1, False)]
+    assert said(desk.pass_(40)) == [(1, False)]
+
+
+def test_a_change_is_not_confirmed_before_an_older_one_of_its_key_is_decided_on(desk: Desk) -> None:
+    desk.begin(1, guards=("happiness",))
+    about = trial(2, desk.now_ns + 3, NETNS, tunable=WMEM)
+    desk.open[2] = replaced(about, guards=())
+    desk.say(desk.open[2])
+    assert desk.pass_(59) == []
+    assert said(desk.pass_(3)) == [(1, False)]
 
 
 def test_changes_of_one_key_are_confirmed_in_their_order(desk: Desk) -> None:
@@ -575,6 +627,8 @@ def test_a_second_that_comes_again_is_no_second(desk: Desk) -> None:
         for _ in range(20):
             assert desk.say(Tick(desk.now_ns + 10, 0), Tick(desk.now_ns - SECOND, 0)) == []
     assert desk.pass_(14) == []
+    assert len(desk.pass_(2)) > 0
+    assert desk.say(Tick(desk.now_ns + 10, 0), Tick(desk.now_ns - SECOND, 0)) == []
 
 
 def test_of_a_change_that_the_actuator_names_no_more_nothing_is_said(desk: Desk) -> None:
@@ -729,6 +783,51 @@ def test_a_kernel_that_does_not_count_something_is_not_measured_by_it() -> None:
     assert ROWS[BY_NAME["tcp_memory"][0]].read(Counters(1, 0, "net/sockstat", {"TCP.mem": 1}), 0) is None
 
 
+# --- one series ---------------------------------------------------------------------------------------------------
+
+SHARE = ROWS[1]
+
+
+def test_a_window_is_complete_when_it_is_long_enough_and_holds_enough() -> None:
+    one = series.begin(60)
+    assert series.tick(SHARE, one, SECOND, SECOND) is None
+    for second in range(2, 5):
+        series.add(one, (5, 400), second * SECOND)
+        window = series.tick(SHARE, one, second * SECOND, SECOND)
+    assert window == series.Window(SECOND, 4 * SECOND, 15 / 1200)
+    assert one.window_of == 0
+
+
+def test_what_does_not_fill_a_window_in_a_minute_is_in_none() -> None:
+    one = series.begin(60)
+    series.tick(SHARE, one, SECOND, SECOND)
+    series.add(one, (100, 900), 2 * SECOND)
+    assert series.tick(SHARE, one, 2 * SECOND, SECOND) is None
+    assert series.tick(SHARE, one, 61 * SECOND, SECOND) is None
+    series.add(one, (0, 1000), 62 * SECOND)
+    assert series.tick(SHARE, one, 62 * SECOND, SECOND) == series.Window(61 * SECOND, 62 * SECOND, 0.0)
+
+
+def test_a_baseline_knows_how_unsure_it_is() -> None:
+    one = series.begin(60)
+    series.add(one, (0, 99), 1)
+    series.close_bin(one, SECOND)
+    assert series.before(SHARE, one, SECOND, 1, 60) is None
+    series.add(one, (0, 101), 2)
+    series.close_bin(one, SECOND)
+    found = series.before(SHARE, one, SECOND, 1, 60)
+    assert found is not None
+    assert (found.mean, found.deviation) == (0.0, pytest.approx(1 / 200))
+    for second in range(2, 12):
+        series.add(one, (100 * (second % 2), 1000), second)
+        series.close_bin(one, second * SECOND)
+    found = series.before(SHARE, one, 12 * SECOND, 1, 60)
+    assert found is not None
+    assert found.mean == pytest.approx(500 / 10_200)
+    assert found.deviation == pytest.approx(0.05, rel=0.1)
+    assert series.before(SHARE, one, 200 * SECOND, 1, 60) is None
+
+
 # --- flows --------------------------------------------------------------------------------------------------------
 
 
@@ -747,6 +846,18 @@ def test_a_flow_far_away_is_no_queue() -> None:
     assert sample is not None
     assert sample.queue == pytest.approx(9 / 11)
     assert (sample.segments, sample.transferred_bytes, sample.span_s) == (0.0, 10, 1.0)
+
+
+def test_a_sender_knows_its_floor_from_the_kernel_and_no_queue_is_longer_than_three() -> None:
+    flows = Flows()
+    flows.sample(flow(1, 40_000, 0, 0))
+    sample = flows.sample(flow(SECOND, 40_000, 1000 * MSS, 10))
+    assert sample is not None
+    assert sample.queue == pytest.approx(20 / 30)
+    assert (sample.resent, sample.segments) == (10, 1010)
+    sample = flows.sample(flow(2 * SECOND, 900_000, 2000 * MSS, 10))
+    assert sample is not None
+    assert sample.queue == samples.QUEUE_MAX
 
 
 def test_what_makes_no_span_is_no_sample() -> None:
@@ -842,12 +953,14 @@ def test_the_engine_passes_verdicts_on_and_does_not_repeat_them_within_a_second(
         counters = {"Tcp.RetransSegs": 1, "Tcp.OutSegs": 1}
         made += [Counters(t_ns, NETNS, "net/snmp", counters), Counters(t_ns, 1, "net/sockstat", {"TCP.mem": 1})]
         made += [replaced(desk.open[1], t_ns=t_ns + 3), Tick(t_ns + 10, number)]
+        made.append(replaced(desk.open[1], t_ns=t_ns + 3, change=2, tunable=RMEM))
+        made[-2:] = reversed(made[-2:])
     policy = replaced(QUICK, soak_s=10)
     found = [(event.t_ns, asked) for event, wishes in decide(made, [Decider(guard, policy)]) for asked in wishes]
-    assert all(isinstance(asked, Verdict) and (asked.change, asked.confirm) == (1, True) for _, asked in found)
-    times = [t_ns for t_ns, _ in found]
-    assert len(times) > 5
-    assert all(later - earlier == SECOND for earlier, later in itertools.pairwise(times))
+    for change in (1, 2):
+        times = [t_ns for t_ns, asked in found if isinstance(asked, Verdict) and asked.change == change]
+        assert len(times) > 5
+        assert all(later - earlier == SECOND for earlier, later in itertools.pairwise(times))
 
 
 def test_the_same_events_bring_the_same_verdicts_whatever_the_hashes(tmp_path: Path) -> None:
