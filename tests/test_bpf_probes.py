@@ -446,7 +446,7 @@ def test_two_namespaces_are_told_apart_and_do_not_slow_each_other(
 
 @contextlib.contextmanager
 def thresholds(first: int, second: int, third: int) -> Iterator[None]:
-    """The host's ARP thresholds, put back after. They are the host's, so only one test at a time may change them."""
+    """The host's ARP thresholds, put back after: for a test that uses `the_host`."""
     folder = Path("/proc/sys/net/ipv4/neigh/default")
     names = ("gc_thresh1", "gc_thresh2", "gc_thresh3")
     before = [(folder / name).read_text() for name in names]
@@ -475,6 +475,8 @@ def neighbours(count: int, pause_s: float, net: int = 0) -> int:
     return refused
 
 
+@pytest.mark.usefixtures("the_host")
+@pytest.mark.usefixtures("the_host")
 def test_a_neighbour_table_is_told_as_it_fills_and_when_it_refuses(watch: Watch, lab: Lab) -> None:
     a, b = lab.netns(), lab.netns()
     lab.veth(a, b)
