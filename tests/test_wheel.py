@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = [pytest.mark.long, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 
 TREE = Path(__file__).resolve().parent.parent
 SAMPLE = TREE / "docs/sample-tuner"
@@ -64,7 +64,7 @@ class Installed:
 
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            argv, cwd=self.place, env={"PATH": os.defpath}, capture_output=True, text=True, timeout=200
+            argv, cwd=self.place, env={"PATH": os.defpath}, capture_output=True, text=True, timeout=800
         )
 
     def trimtab(self, *arguments: str) -> subprocess.CompletedProcess[str]:
