@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import ctypes
 import errno
 import json
 import os
@@ -29,7 +28,8 @@ from typing import Any, NamedTuple, NoReturn
 if not __package__:  # -I leaves our folder out; last, so that nothing of the distribution's is overlaid
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from bpf import BITS, HERE, PROBES, ROAD_NAMES, Field, Probe, Road
+from bpf import BITS, PROBES, ROAD_NAMES, Field, Probe, Road
+from bpf.compiler import CompileError, Compiler, Module
 from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
 
 EX_USAGE = 64
@@ -39,10 +39,9 @@ VERSION = 1
 
 
 class Ready(NamedTuple):
-    """A probe that the kernel has everything for: its ring, and its -D flags."""
+    """A probe that the kernel has everything for, with its -D flags."""
 
     probe: Probe
-    ring: int
     flags: list[str]
     missing: list[str]
     """Optional members that this kernel lacks."""
@@ -101,7 +100,7 @@ class Loader:
         self.rings[probe.name] = ring
         row = [f"-DRING_{probe.name}={ring}", f"-DROW_{probe.name}={PROBES.index(probe)}"]
         row.append(f"-DRECORD_{probe.name}={probe.record.size}")
-        return Ready(probe, ring, flags + row, missing)
+        return Ready(probe, flags + row, missing)
 
     def _places(self, probe: Probe) -> tuple[list[str], list[str]]:
         assert self._btf
@@ -119,28 +118,32 @@ class Loader:
                 flags += _macros(field, *place)
         return flags, missing
 
-    def _compile(self, ready: list[Ready]) -> list[tuple[Ready, Any]]:
+    def _compile(self, ready: list[Ready]) -> list[tuple[Ready, Module]]:
         """The module of each probe: one for all, which is fastest; or one each, when some probe does not compile."""
         if not ready:
             return []
-        compiler = Compiler(self.drops, self._debug)
+        compiler = Compiler(self._debug)
         try:
-            module = compiler.compile(ready)
-        except CompileError as error:
-            if len(ready) == 1:
-                self.taken[ready[0].probe.name] = Taken("", f"does not compile: {error}")
-                return []
+            module = compiler.compile(*self._text(ready))
+        except CompileError:
             return [pair for one in ready for pair in self._compile_alone(compiler, one)]
         return [(one, module) for one in ready]
 
-    def _compile_alone(self, compiler: Compiler, one: Ready) -> list[tuple[Ready, Any]]:
+    def _compile_alone(self, compiler: Compiler, one: Ready) -> list[tuple[Ready, Module]]:
         try:
-            return [(one, compiler.compile([one]))]
+            return [(one, compiler.compile(*self._text([one])))]
         except CompileError as error:
             self.taken[one.probe.name] = Taken("", f"does not compile: {error}")
             return []
 
-    def _attach(self, one: Ready, module: Any) -> None:
+    def _text(self, ready: list[Ready]) -> tuple[list[str], list[str]]:
+        """The sources and flags of these probes, each once; a flag that several share has the same value in all."""
+        tick_ns = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
+        common = [f"-DDROPS={self.drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull", f"-DTICK_NS={tick_ns}ull"]
+        sources = dict.fromkeys(source for one in ready for source in one.probe.sources)
+        return list(sources), [*dict.fromkeys(flag for one in ready for flag in one.flags), *common]
+
+    def _attach(self, one: Ready, module: Module) -> None:
         reasons = []
         for road in one.probe.roads:
             try:
@@ -152,8 +155,8 @@ class Loader:
             return
         self.taken[one.probe.name] = Taken("", "; ".join(reasons))
 
-    def _take(self, road: Road, module: Any) -> tuple[int, list[str]]:
-        code = instructions(module, road.function)
+    def _take(self, road: Road, module: Module) -> tuple[int, list[str]]:
+        code = module.code(road.function)
         if road.kind == "cgroup_sysctl":
             return self._take_cgroup(code, road)
         assert self._btf
@@ -189,51 +192,6 @@ class Loader:
         return f"not permitted{lockdown(self._root)}"
 
 
-class CompileError(Exception):
-    """The compiler's first complaint."""
-
-
-class Compiler:
-    """bcc, with its talk kept to itself. Raises UnavailableError when there is none."""
-
-    def __init__(self, drops: int, debug: bool) -> None:
-        self._drops = drops
-        self._debug = debug
-        os.environ["BCC_KERNEL_SOURCE"] = str(HERE)
-        try:
-            import bcc
-        except ImportError as error:
-            raise UnavailableError(f"no bcc in {sys.executable}: {error}") from None
-        except OSError as error:  # ctypes, where libbcc.so.0 or what it needs does not load
-            raise UnavailableError(f"bcc does not load: {error}") from None
-        self._bcc = bcc
-
-    def compile(self, ready: list[Ready]) -> Any:
-        """The module that holds the programs of these probes. Raises CompileError."""
-        # The same flag may come from several probes, always with the same value.
-        flags = dict.fromkeys(flag for one in ready for flag in one.flags)
-        tick_ns = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
-        common = [f"-DDROPS={self._drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull", f"-DTICK_NS={tick_ns}ull"]
-        sources = dict.fromkeys(source for one in ready for source in one.probe.sources)
-        text = "\n".join((HERE / source).read_text() for source in sources)
-        with _quiet(self._debug) as said:
-            try:
-                module = self._bcc.BPF(text=text.encode(), cflags=[*flags, *common])
-            except Exception as error:  # noqa: BLE001 - bcc raises nothing more specific
-                raise CompileError(_complaint(said) or str(error)) from None
-        return module
-
-
-def instructions(module: Any, function: str) -> bytes:
-    """The BPF code of one function of a compiled module."""
-    from bcc import lib
-
-    start = lib.bpf_function_start(module.module, function.encode())
-    if not start:
-        raise UnavailableError(f"{function} is not in the compiled module")
-    return ctypes.string_at(start, lib.bpf_function_size(module.module, function.encode()))
-
-
 def cgroup2_root(root: Path) -> Path:
     """Where the whole cgroup2 hierarchy is mounted (proc_pid_mountinfo(5))."""
     for line in (root / "proc/self/mountinfo").read_text().splitlines():
@@ -265,32 +223,6 @@ def _opened(folder: Path) -> Iterator[int]:
         yield descriptor
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _quiet(debug: bool) -> Iterator[Any]:
-    """What C++ writes to stdout and stderr meanwhile goes into the file yielded; under debug it stays where it goes."""
-    with os.fdopen(os.memfd_create("bcc"), "w+", errors="replace") as said:
-        if debug:
-            yield said
-            return
-        sys.stdout.flush()
-        sys.stderr.flush()
-        before = os.dup(1), os.dup(2)
-        os.dup2(said.fileno(), 1)
-        os.dup2(said.fileno(), 2)
-        try:
-            yield said
-        finally:
-            for number, kept in enumerate(before, start=1):
-                os.dup2(kept, number)
-                os.close(kept)
-
-
-def _complaint(said: Any) -> str:
-    said.seek(0)
-    errors = [line.partition("error:")[2].strip() for line in said if "error:" in line]
-    return errors[0][:160] if errors else ""
 
 
 def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:
