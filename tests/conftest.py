@@ -1,9 +1,10 @@
-"""What all tests share: under CI a skip is a failure, so that no missing need hides behind one."""
+"""What all tests share: under CI a skip is a failure, so that no missing need hides behind one; and the host's lock."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -19,3 +20,11 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
         if not reason.startswith(KERNEL):
             report.outcome, report.longrepr = "failed", f"skipped under CI: {reason}"
     return report
+
+
+@pytest.fixture
+def the_host() -> Iterator[None]:
+    """For tests that change what is the whole host's and put it back: one at a time, also of several runs at once."""
+    with open("/run/lock/trimtab-tests.lock", "a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

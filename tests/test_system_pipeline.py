@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import re
@@ -107,14 +106,23 @@ class Trimtab:
         return self.process.wait(30)
 
     def kill_all(self) -> None:
-        """Everything at once, supervisor first so that it restarts nothing."""
+        """Everything at once: all are stopped before the first one dies, so that none can act on another's end."""
         assert self.process
-        pids = self.pids().values()
-        for pid in (self.process.pid, *pids):
-            os.kill(pid, signal.SIGKILL)
+        pids = (self.process.pid, *self.pids().values())
+        for number in (signal.SIGSTOP, signal.SIGKILL):
+            for pid in pids:
+                os.kill(pid, number)
         self.process.wait()
-        while any(Path(f"/proc/{pid}").exists() for pid in pids):
+        while any(alive(pid) for pid in pids):
             time.sleep(0.02)
+
+
+def alive(pid: int) -> bool:
+    """Not gone, and not a zombie that waits for whoever has taken it over: proc_pid_stat(5), field 3."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
 
 
 @pytest.fixture
@@ -134,15 +142,12 @@ def trimtab() -> Iterator[Trimtab]:
 
 
 @pytest.fixture
-def thresholds() -> Iterator[None]:
-    """The ARP table's thresholds lowered, and put back. They are the whole host's: one test run at a time."""
-    with open("/tmp/trimtab-host.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        before = read_thresholds()
-        # Each level only while none stands above the next.
-        write_thresholds(LOWERED)
-        yield
-        write_thresholds(before)
+def thresholds(the_host: None) -> Iterator[None]:
+    """The ARP table's thresholds lowered, and put back."""
+    before = read_thresholds()
+    write_thresholds(LOWERED)
+    yield
+    write_thresholds(before)
 
 
 @pytest.fixture
@@ -168,6 +173,7 @@ def read_thresholds() -> tuple[int, ...]:
 
 
 def write_thresholds(values: tuple[int, ...]) -> None:
+    """The hard limit first where it rises: nothing is refused meanwhile."""
     (NEIGH / LEVELS[2]).write_text(str(max(values[2], read_thresholds()[2])))
     for level, value in zip(LEVELS, values, strict=True):
         (NEIGH / level).write_text(str(value))
