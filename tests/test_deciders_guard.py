@@ -457,6 +457,14 @@ def test_of_several_changes_the_newest_that_began_before_the_regression_goes(des
     assert said(bad) == [(2, False)]
 
 
+def test_changes_of_two_keys_made_at_once_go_one_after_the_other(desk: Desk) -> None:
+    desk.begin(1)
+    desk.begin(2, RMEM, guards=("retransmit_share",))
+    assert said(desk.pass_(6, share=0.05)) == [(2, False)]
+    desk.end("reverted", 2)
+    assert said(desk.pass_(6, share=0.05)) == [(1, False)]
+
+
 def test_if_that_was_not_it_the_next_goes(desk: Desk) -> None:
     desk.begin(1)
     desk.pass_(4)
@@ -806,6 +814,22 @@ def test_what_does_not_fill_a_window_in_a_minute_is_in_none() -> None:
     assert series.tick(SHARE, one, 61 * SECOND, SECOND) is None
     series.add(one, (0, 1000), 62 * SECOND)
     assert series.tick(SHARE, one, 62 * SECOND, SECOND) == series.Window(61 * SECOND, 62 * SECOND, 0.0)
+
+
+def test_totals_tell_of_the_time_between_two_readings() -> None:
+    signal, one = ROWS[0], series.begin(60)
+    series.record(signal, one, (10, 1000), SECOND)
+    assert (one.prior, one.much, one.of) == ((10, 1000), 0, 0)
+    series.record(signal, one, (20, 3000), 2 * SECOND)
+    assert (one.much, one.of) == (10, 2000)
+    for again_ns in (2 * SECOND, SECOND):
+        series.record(signal, one, (99, 9999), again_ns)
+    assert (one.last, one.of) == ((20, 3000), 2000)
+    series.record(signal, one, (5, 500), 3 * SECOND)
+    assert (one.last, one.much, one.of) == ((5, 500), 10, 2000)
+    series.record(signal, one, (105, 10_500), 60 * SECOND)
+    assert (one.prior, one.much, one.of) == ((100, 10_000), 10, 2000)
+    assert series.long_before(signal, one) == series.Baseline(0.01, pytest.approx(101**0.5 / 10_000))
 
 
 def test_a_baseline_knows_how_unsure_it_is() -> None:
