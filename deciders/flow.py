@@ -16,6 +16,9 @@ ALPHA = 0.3
 SPREAD = ALPHA / (2 - ALPHA)
 """Variance of such an average, relative to that of one sample."""
 NOISE_ALPHA = 0.1
+USUAL = 1.1
+"""Without a queue, the average round trip is hardly more than this times the best. A connection that has known its path
+only with the queue of its own slow start would take that for the path itself."""
 NOISE_CLIP = 0.5
 """A jump beyond this share is a change, not noise."""
 LINE_VARIANCE = 6
@@ -77,16 +80,19 @@ def begin(flow: Flow, epoch: int, t_ns: int, total: int) -> None:
     flow.epoch, flow.t_ns, flow.total, flow.window, flow.samples = epoch, t_ns, total, 0, 0
 
 
-def add(flow: Flow, t_ns: int, total: int, rtt_us: int, held: float) -> None:
-    """End the span at t_ns and average it in. held: bytes that the limit lets be under way; 0 where it is not felt.
+def add(flow: Flow, t_ns: int, total: int, rtt_us: int, best_rtt_us: int, held: float) -> None:
+    """End the span at t_ns and average it in. best_rtt_us: a round trip that this flow once had; 0 when not known.
 
-    held in ]0, 1]: the limit is felt, and this share of what it allows is under way. UNKNOWN: no telling now.
+    held: bytes that the limit lets be under way; 0 where it is not felt. In ]0, 1]: the limit is felt, and this share
+    of what it allows is under way. UNKNOWN: no telling now.
     """
     # Each event of a replay comes through here: plain comparisons, since min() and max() cost a call each.
     rate = (total - flow.total) * 1e9 / (t_ns - flow.t_ns)
     base = flow.base_rtt_us
     if not base or rtt_us < base:
         base = rtt_us
+    if best_rtt_us and base > USUAL * best_rtt_us:
+        base = USUAL * best_rtt_us
     if held > 1:
         used = rate * base / (held * 1e6)
     elif held > 0:

@@ -31,6 +31,7 @@ SLOW_START = 6
 """A flow that has received less than so many times what came in its last round trip is in slow start; ..."""
 ACCELERATES = 1.25
 """... while that has grown by this factor since the last sample (it doubles each round trip)."""
+QUEUED = 1.25
 WSCALE_FULL = 0.9
 """A window at this share of 65535 << wscale is as large as it gets (RFC 7323, section 2.2)."""
 WSCALE_MAX = 14
@@ -83,7 +84,8 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     reads = window >= READS * event.window_clamp_bytes
     # What the window can become when the buffer has grown to the limit.
     largest = window * event.limit_bytes // buffer if buffer < event.limit_bytes else window
-    add(flow, t_ns, total, rtt_us, largest if reads else 0)
+    # A receiver's smoothed round trip is that of its handshake, unless it sends, too.
+    add(flow, t_ns, total, rtt_us, event.srtt_us, largest if reads else 0)
     limiting = _fills(policy, flow, event, largest) and reads and buffer >= policy.near * event.limit_bytes
     if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
         return ()
@@ -100,7 +102,9 @@ def _fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
     """
     record, before = event.copied_per_rtt_bytes, flow.record
     flow.record = record
-    if event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0:
+    starting = event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0
+    # A queue: the path is full already, and the next round trip brings no more.
+    if starting and not 0 < QUEUED * event.srtt_us < event.rcv_rtt_us:
         return record * min(2.0, record / before) >= policy.window_used * largest
     if flow.samples >= SAMPLES_MIN:
         return flow.used >= policy.window_used
@@ -121,7 +125,7 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
         return ()
     # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
     repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
-    add(flow, t_ns, total, rtt_us, _held_back(event) or (UNKNOWN if repairs else 0))
+    add(flow, t_ns, total, rtt_us, event.min_rtt_us, _held_back(event) or (UNKNOWN if repairs else 0))
     buffer, enough = event.sndbuf_bytes, flow.samples >= SAMPLES_MIN
     limiting = enough and flow.used >= policy.send_used and buffer >= policy.near * event.limit_bytes
     if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):

@@ -16,11 +16,10 @@ MS = 1_000_000
 SEC = 1_000_000_000
 
 
-def feed(flow: Flow, rates: list[float], rtt_us: int = 40_000, held: float = 0, span_ms: int = 100) -> Flow:
+def feed(flow: Flow, rates: list[float], rtt_us: int = 40_000, held: float = 0, best_us: int = 0) -> Flow:
     """Samples of these rates, in bytes/s."""
     for rate in rates:
-        total = flow.total + int(rate * span_ms / 1000)
-        add(flow, flow.t_ns + span_ms * MS, total, rtt_us, held)
+        add(flow, flow.t_ns + 100 * MS, flow.total + int(rate / 10), rtt_us, best_us, held)
     return flow
 
 
@@ -100,6 +99,16 @@ def test_a_queue_does_not_count_as_use() -> None:
     assert flow.used == pytest.approx(0.45, abs=0.01)
 
 
+def test_a_queue_from_the_first_moment_on_is_told_by_the_best_round_trip() -> None:
+    flow = feed(fresh(), [5e6] * 10, rtt_us=80_000, held=400_000)
+    assert flow.used == pytest.approx(1.0)
+    flow = feed(fresh(), [5e6] * 10, rtt_us=80_000, held=400_000, best_us=40_000)
+    assert flow.used == pytest.approx(0.55)
+    # Some jitter is no queue.
+    flow = feed(fresh(), [5e6] * 10, rtt_us=44_000, held=220_000, best_us=40_000)
+    assert flow.used == pytest.approx(1.0)
+
+
 def test_a_route_that_has_become_longer_is_believed_within_the_hour() -> None:
     flow = feed(fresh(), [5e6] * 10, rtt_us=40_000)
     feed(flow, [5e6] * 36_000 * 2, rtt_us=60_000)
@@ -119,7 +128,7 @@ NUMBERS = st.integers(0, 2**63)
 def test_no_number_breaks_the_averages(rows: list[tuple[int, int, int, float]]) -> None:
     flow = fresh()
     for span_ns, total, rtt_us, held in rows:
-        add(flow, flow.t_ns + span_ns, max(total, flow.total), rtt_us, held)
+        add(flow, flow.t_ns + span_ns, max(total, flow.total), rtt_us, 0, held)
         assert flow.rate >= 0
         assert flow.used >= 0
         assert flow.noise2 >= 0

@@ -163,7 +163,8 @@ class World:
             "sport": 5201, "dport": 40000, "rcvbuf_bytes": self.buffers[RMEM], "limit_bytes": self.limits[RMEM],
             "locked": False, "rcv_wnd_bytes": window, "window_clamp_bytes": int(WINDOW_SHARE * self.buffers[RMEM]),
             "wscale": self.path.wscale, "copied_per_rtt_bytes": int(self.record),
-            "rcv_rtt_us": int(self.rtt_s * 1e6), "srtt_us": 63590, "received_bytes": int(self.total),
+            "rcv_rtt_us": int(self.rtt_s * 1e6), "srtt_us": int(self.path.rtt_s * 1.2e6),
+            "received_bytes": int(self.total),
         }  # fmt: skip
         return TcpRcvBuf(**(row | changes))
 

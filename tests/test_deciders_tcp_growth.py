@@ -385,5 +385,8 @@ def test_a_flow_in_slow_start_gets_more_before_it_has_filled_its_window() -> Non
     assert wants(asked(receiving([15_000, 35_000, 90_000], [15_000, 52_000, 240_000]))) == UP
     # The same a moment later in its life: a large round trip once, the rate far from the window.
     assert asked(receiving([15_000, 35_000, 90_000], [10**7, 10**7 + 37_000, 10**7 + 225_000])) == []
+    # The path is full: what comes is in a queue.
+    full = receiving([15_000, 35_000, 90_000], [15_000, 52_000, 240_000], rcv_rtt_us=60_000)
+    assert asked(full) == []
     # Not growing any more.
     assert asked(receiving([15_000, 130_000, 131_000], [15_000, 200_000, 330_000])) == []
