@@ -154,7 +154,7 @@ def test_the_directory_of_an_instance_stays_until_its_last_process_has_ended() -
         os.kill(actuator, signal.SIGCONT)
         eventually(lambda: not trimtab.folder.exists(), "its directory goes")
         assert not Path(f"/proc/{actuator}").exists()
-        eventually(lambda: not running(trimtab.folder), "the keeper ends")
+        eventually(lambda: trimtab._keeper.poll() is not None, "the keeper ends")
         with pytest.raises(InstanceError, match="has ended"):
             trimtab.changes()
 
