@@ -135,8 +135,8 @@ def test_what_the_queue_cannot_hold_is_dropped_and_counted(rig: Rig) -> None:
     counts = settled(rig, "ab", 100)
     assert counts["dropped"] > 0
     assert counts["packets"] + counts["dropped"] == 100
-    # Eight wait and one is on the wire; more pass where sending took longer than a packet's 8 ms on the wire.
-    assert counts["packets"] >= 9
+    # Eight can wait, and mostly one is on the wire; more pass where sending took longer than its 8 ms there.
+    assert counts["packets"] >= 8
 
 
 def test_a_packet_that_would_wait_longer_than_the_queue_allows_is_dropped() -> None:
