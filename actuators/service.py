@@ -77,7 +77,7 @@ class Service:
         self._control = Control(parts, writer, modes)
         self._watch = Watch(parts)
         self._foreign = Foreign(parts)
-        self._trials = Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
+        self._trials = Trials(parts, any(intake.decider == roles.GUARD for intake in lanes.intakes))
         self._rows = dict(parts.rows)
         self._cede = cede
         self._status_s = self._level_s = self._lease_s = 0.0

@@ -5,11 +5,11 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from actuators.keeper import Keeper, Standing
-from actuators.leases import LEASE_NS, Leases
-from actuators.orders import Orders
+from actuators.keeper import Standing
+from actuators.leases import LEASE_NS
+from actuators.parts import Parts
 from actuators.records import stamp
-from actuators.undo import Ending, Undo
+from actuators.undo import Ending
 from bus.roles import GUARD
 from bus.schema import AnyEvent, Trial, Verdict
 from bus.tunables import Tunable
@@ -18,11 +18,12 @@ from bus.tunables import Tunable
 class Trials:
     """Ends what is on trial: by the guard's verdict, or because its decider is not heard any more."""
 
-    def __init__(self, keeper: Keeper, undo: Undo, orders: Orders, leases: Leases) -> None:
-        self._keeper = keeper
-        self._undo = undo
-        self._orders = orders
-        self._leases = leases
+    def __init__(self, parts: Parts, guarded: bool) -> None:
+        self._keeper = parts.keeper
+        self._undo = parts.undo
+        self._orders = parts.orders
+        self._leases = parts.leases
+        self._guarded = guarded
         self.late = 0
         """Verdicts that came too late, for a change that had ended, or from another lane."""
 
@@ -43,9 +44,11 @@ class Trials:
     def tend(self) -> None:
         """Put back what no living decider stands for."""
         deciders = {kept.decider for kept in self._keeper.standing.values() if kept.on_trial()}
-        for decider in self._leases.lapsed(sorted(deciders)):
+        # A trial that nobody judges would never end, so it stands on the guard's lease as well.
+        watching = {GUARD} if self._guarded and deciders else set()
+        for decider in self._leases.lapsed(sorted(deciders | watching)):
             why = f"lease ran out: {decider} has not been heard for {LEASE_NS // 1_000_000_000} s"
-            self._undo.trials(Ending("reverted", why), {decider})
+            self._undo.trials(Ending("reverted", why), None if decider == GUARD else {decider})
         if deciders:
             with contextlib.suppress(OSError):
                 self._leases.save(deciders)

@@ -52,9 +52,8 @@ def boottime(monkeypatch: pytest.MonkeyPatch) -> Callable[[float], None]:
     return move
 
 
-def trials(world: World) -> Trials:
-    parts = world.parts
-    return Trials(parts.keeper, parts.undo, parts.orders, parts.leases)
+def trials(world: World, guarded: bool = False) -> Trials:
+    return Trials(world.parts, guarded)
 
 
 def verdict(change: int, confirm: bool, late_ns: int = 0) -> Verdict:
@@ -111,6 +110,24 @@ def test_thresholds_whose_lease_ran_out_go_back_in_order(world: World, boottime:
     trials(world).tend()
     assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
     rising(world.kernel.written)
+
+
+def test_a_trial_that_nobody_judges_goes_back_when_the_guard_is_silent(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    judge = trials(world, guarded=True)
+    world.wish(FIRST)
+    for guard_too in (True, True, False):
+        judge.beat("tcp_buffer")
+        if guard_too:
+            judge.beat(GUARD)
+        judge.tend()
+        assert world.value() == FIRST
+        boottime(15.5)
+    judge.beat("tcp_buffer")
+    judge.tend()
+    assert world.value() == ORIGINAL
+    assert "guard has not been heard for 30 s" in world.changes()[0].detail
 
 
 # --- confirmed
