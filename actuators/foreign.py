@@ -47,19 +47,22 @@ class Foreign:
             values = _values(event.new)
             value = values[row.index] if row.index < len(values) else None
             kept = self._keeper.standing.get(spot)
-            ours = self._kernel.overwritten(spot, event.t_ns)
-            if ours is not None and value not in (None, ours):
-                self._give_back(spot, event, values, ours)
-            if not kept or event.t_ns < kept.since_ns or (event.comm == REAPPLIES and value == kept.stands):
+            ours = None if value is None else self._kernel.overwritten(spot, event.t_ns, value)
+            met = ours not in (None, value) and self._give_back(spot, event, values, ours)
+            if not kept or (event.comm == REAPPLIES and value == kept.stands):
+                continue
+            if event.t_ns < kept.since_ns and not met:
                 continue
             # A write that the kernel will refuse counts as well: somebody wants something else there.
             self._undo.cede(kept, kept.stands if value is None else value, who=self._who(event))
 
-    def _give_back(self, spot: Spot, event: SysctlWrite, values: list[int], ours: int) -> None:
-        """Our write and theirs met: if ours came last, theirs is put back, since the administrator wins."""
+    def _give_back(self, spot: Spot, event: SysctlWrite, values: list[int], ours: int | None) -> bool:
+        """Our write and theirs met. If ours came last, theirs is put back, since the administrator wins."""
         with contextlib.suppress(OSError):
             if self._kernel.read(spot, event.netns_ino) == ours:
                 self._kernel.put(spot, event.netns_ino, values)
+                return True
+        return False
 
     def _who(self, event: SysctlWrite) -> str:
         unit = _unit(self._proc / str(event.pid) / "cgroup")

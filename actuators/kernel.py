@@ -16,13 +16,17 @@ from bus.tunables import Tunable
 
 FILES_MAX = 8192
 SWAPS_MAX = 4096
+RECENT_MAX = 64
+IN_FLIGHT_NS = 1_000_000_000
+"""How long somebody else's write may be under way."""
 
 
 class Window(Struct, frozen=True):
-    """When we last wrote a key, CLOCK_MONOTONIC, and what."""
+    """When we wrote a key, CLOCK_MONOTONIC, and what in place of what."""
 
     began_ns: int
     ended_ns: int
+    old: int
     new: int
 
 
@@ -34,7 +38,7 @@ class Kernel:
         self._namespaces = namespaces
         self._sysctl = sysctl or Sysctl(namespaces.enter, keep=_files() // 2)
         self._tables: NeighTables | None = None
-        self._swaps: dict[Spot, Window] = {}
+        self._swaps: dict[Spot, list[Window]] = {}
         self.own = namespaces.own
         """The cookie of the namespace that we run in."""
 
@@ -56,16 +60,20 @@ class Kernel:
                 return self._neigh_tables().swap(spot, old, new)
             return self._sysctl.swap(spot, inode, old, new)
         finally:
-            self._swaps.pop(spot, None)
-            self._swaps[spot] = Window(began_ns, time.monotonic_ns(), new)
+            ended_ns = time.monotonic_ns()
+            recent = [swap for swap in self._swaps.pop(spot, ()) if swap.ended_ns > began_ns - IN_FLIGHT_NS]
+            self._swaps[spot] = [*recent[-RECENT_MAX:], Window(began_ns, ended_ns, old, new)]
             if len(self._swaps) > SWAPS_MAX:
                 del self._swaps[next(iter(self._swaps))]
 
-    def overwritten(self, spot: Spot, t_ns: int) -> int | None:
-        """The value that we wrote over what somebody else wrote at t_ns: between our look and our write there is a
-        moment in which the kernel has no lock to offer. None: we did not."""
-        window = self._swaps.get(spot)
-        return window.new if window and window.began_ns <= t_ns <= window.ended_ns else None
+    def overwritten(self, spot: Spot, t_ns: int, theirs: int) -> int | None:
+        """The value that we may have written over theirs, which was seen on its way at t_ns: between our look and our
+        write lies a moment for which the kernel has no lock. None: ours came first, or began from theirs."""
+        recent = self._swaps.get(spot, [])
+        # BPF sees a write before it is carried out; its process may be put aside in between.
+        if not recent or not recent[-1].began_ns - IN_FLIGHT_NS <= t_ns <= recent[-1].ended_ns:
+            return None
+        return None if any(swap.old == theirs for swap in recent) else recent[-1].new
 
     def put(self, spot: Spot, inode: int, values: list[int]) -> str:
         """Write what somebody else had written, before we overwrote it. Returns the kernel's error, or nothing."""
