@@ -129,6 +129,13 @@ class Writer:
         stood = before.stands if before else None
         number = self._keeper.intend(intent)
         self._leases.begin(intent.decider)
+        late_ns = time.monotonic_ns() - wish.t_ns - wish.valid_ns
+        if late_ns > 0:
+            # A slow disk: by now the wish is about a host that was.
+            why = f"the journal was so slow that the wish expired {late_ns // 1_000_000} ms ago"
+            self._keeper.settle(intent.spot, "failed", why, stood, (number,))
+            self._tell(wish, intent.decider, "failed", why, intent.old, number)
+            return
         try:
             swap = self._kernel.swap(intent.spot, intent.site.inode, intent.old, intent.new)
         except NamespaceGoneError:

@@ -480,6 +480,31 @@ def test_a_hold_for_a_time_ends_by_itself_also_over_a_restart(
     after.close()
 
 
+# --- a slow disk
+
+
+def test_a_wish_that_expires_while_the_journal_is_written_is_not_carried_out(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.wish(FIRST)
+    intend = world.parts.keeper.intend
+
+    def slow(intent: records.Intent) -> int:
+        number = intend(intent)
+        time.sleep(1.1)
+        return number
+
+    monkeypatch.setattr(world.parts.keeper, "intend", slow)
+    outcome = world.wish(SECOND)
+    assert outcome.verdict == "failed"
+    assert "the journal was so slow that the wish expired" in outcome.reason
+    assert world.value() == FIRST
+    assert world.states() == ["trial", "failed"]
+    monkeypatch.undo()
+    assert world.modes.stop() == 0
+    assert world.value() == ORIGINAL
+
+
 # --- what the dead-man is told
 
 

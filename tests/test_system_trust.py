@@ -31,6 +31,8 @@ pytestmark = pytest.mark.system
 RMEM = "net.ipv4.tcp_rmem[2]"
 DEADLINE_S = 30.0
 ROUNDS = 1000
+WISHES = 10_000
+THRESH3 = "net.ipv4.neigh.default.gc_thresh3"
 WRITER = """
 import sys, time
 for line in sys.stdin:
@@ -159,6 +161,51 @@ def test_of_a_thousand_foreign_writes_that_race_an_active_tuner_none_is_overwrit
         parts.kernel.close()
         events.close()
         running.stop()
+
+
+def test_no_red_team_moves_a_value_out_of_its_bounds_by_the_witness_of_bpf(folder: Path, netns: NetNs) -> None:
+    running = Running(folder, "--mode", "enforce", "--only", "tcp_buffer", "--netns", str(netns.cookie))
+    witness = link.Subscriber(roles.events_path(running.run_dir, "collector-bpf"), "collector-bpf")
+    lane = link.WishSender(roles.wish_path(running.run_dir, "tcp_buffer"))
+    row = tunables.table()[RMEM]
+    actuator = running.pids()["actuator"]
+    rng = random.Random(7)
+    wants = [row.low - 1, row.high + 1, 0, -1, 2**31 - 1, 2**31, 2**62, -(2**62), 1, 4096]
+    written: list[int] = []
+
+    def look() -> None:
+        events = witness.receive(1000)
+        ours = [event for event in events if isinstance(event, SysctlWrite) and event.pid == actuator]
+        written.extend(int(event.new.split()[2]) for event in ours)
+
+    try:
+        for number in range(WISHES):
+            stands = 262144
+            want = rng.choice([*wants, rng.randrange(-(2**33), 2**33), stands + stands // 2 + 1 + rng.randrange(10**6)])
+            tunable = rng.choice([RMEM, RMEM, "net.ipv4.tcp_wmem[2]", THRESH3, "kernel.panic", "../../etc/passwd"])
+            where = rng.choice([netns.cookie, netns.cookie, 0, 1, 2**63])
+            believed = rng.choice([stands, want, 0])
+            shape = (tunable, where, netns.inode, believed, want, f"lie {number}", {"drops": 10**9})
+            lane.send(Wish(1, time.monotonic_ns() - rng.choice([0, 10**10]), 10**9, *shape))
+            if number % 200 == 0:
+                time.sleep(0.02)
+                look()
+        # One good wish at the end shows that the lane is alive and all before it has been dealt with.
+        wait_for(lambda: _good(lane, netns) or value(netns) == 393216, "an honest wish is granted")
+        wait_for(lambda: (look(), 393216 in written)[1], "the witness has seen it")
+        assert lane.dropped < WISHES // 2
+        assert all(row.low <= one <= row.high for one in written)
+        assert set(written) == {393216}
+    finally:
+        lane.close()
+        witness.close()
+        running.stop()
+    assert value(netns) == 262144
+
+
+def _good(lane: link.WishSender, netns: NetNs) -> None:
+    lane.send(Wish(1, time.monotonic_ns(), 10**9, RMEM, netns.cookie, netns.inode, 262144, 393216, "honest", {}))
+    time.sleep(0.2)
 
 
 @pytest.mark.long
