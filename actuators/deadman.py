@@ -32,7 +32,7 @@ from bus.notify import notify
 LOOK_S = 0.25
 PATIENCE_NS = 700_000_000
 """How long an actuator that holds the lock has for what it should do itself at the lease's end."""
-SELDOM = 8
+SELDOM = 20
 """Looks between two that also open the journal; leases alone are looked at in each."""
 MARK = "deadman.pid"
 """The one dead-man of a state directory: a later one takes over."""
@@ -62,7 +62,8 @@ class Deadman:
         now_ns = leases.now_ns()
         ends = leases.read(self._folder)
         self._looks += 1
-        if ends and min(ends.values()) > now_ns and self._looks % SELDOM:
+        due = bool(ends) and min(ends.values()) <= now_ns
+        if not due and self._looks % SELDOM:
             return
         lapsed = {decider: end_ns for decider, end_ns in self._ends(ends).items() if end_ns <= now_ns}
         if not lapsed:

@@ -27,6 +27,8 @@ class Leases:
         self._path = folder / NAME
         self._ends: Ends = {}
         self._saved_ns = 0
+        self._kept = True
+        """The file may name a lease: what an earlier process left there is cleared away."""
 
     def begin(self, decider: str) -> None:
         """Something of this decider's goes on trial now."""
@@ -45,7 +47,7 @@ class Leases:
     def save(self, deciders: Collection[str]) -> None:
         """Let the dead-man know, at most once a second. OSError where the file cannot be written: the dead-man then
         goes by the last that could, or by the age of the changes."""
-        if now_ns() - self._saved_ns < SAVE_NS:
+        if now_ns() - self._saved_ns < SAVE_NS or (not deciders and not self._kept):
             return
         self._saved_ns = now_ns()
         fresh = self._path.with_suffix(".new")
@@ -54,6 +56,7 @@ class Leases:
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(ends))
         fresh.rename(self._path)
+        self._kept = bool(ends)
 
 
 def read(folder: Path) -> Ends:

@@ -49,7 +49,7 @@ class Trials:
         for decider in self._leases.lapsed(sorted(deciders | watching)):
             why = f"lease ran out: {decider} has not been heard for {LEASE_NS // 1_000_000_000} s"
             self._undo.trials(Ending("reverted", why), None if decider == GUARD else {decider})
-        if deciders:
+        if deciders or not self._keeper.trouble:
             with contextlib.suppress(OSError):
                 self._leases.save(deciders)
 

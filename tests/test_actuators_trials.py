@@ -218,6 +218,12 @@ def test_what_is_on_trial_is_told_with_its_guards(world: World) -> None:
 # --- the dead-man
 
 
+def looks(man: deadman.Deadman) -> None:
+    """So many that one of them opens the journal."""
+    for _ in range(deadman.SELDOM):
+        man.look()
+
+
 def test_the_dead_man_waits_for_the_lease_and_then_puts_back(world: World, boottime: Callable[[float], None]) -> None:
     world.wish(FIRST)
     world.close()
@@ -233,11 +239,10 @@ def test_the_dead_man_waits_for_the_lease_and_then_puts_back(world: World, boott
     patched = pytest.MonkeyPatch()
     patched.setattr(deadman.offline, "end_trials", end_trials)
     try:
-        for _ in range(deadman.SELDOM):
-            man.look()
+        looks(man)
         assert ended == [0]
         boottime(30.5)
-        man.look()
+        looks(man)
         assert ended == [1]
         assert acted == ["dead-man: no sign of life for 30 s"]
     finally:
@@ -260,14 +265,31 @@ def test_the_dead_man_kills_an_actuator_that_holds_the_lock_and_does_not_act(
         held.send_signal(signal.SIGSTOP)
         man = deadman.Deadman(world.state)
         boottime(30.2)
-        man.look()
+        looks(man)
         assert held.poll() is None, "it has a moment to act by itself"
         boottime(1.0)
-        man.look()
+        looks(man)
         assert held.wait(10) == -signal.SIGKILL
     finally:
         held.kill()
         held.communicate()
+
+
+def test_a_lease_that_is_kept_is_seen_at_the_first_look(world: World, boottime: Callable[[float], None]) -> None:
+    world.wish(FIRST)
+    trials(world).tend()
+    world.close()
+    man = deadman.Deadman(world.state)
+    man.look()
+    assert world.value() == FIRST
+    boottime(31.0)
+    assert leases.read(world.state).keys() == {"tcp_buffer"}
+    acted: list[str] = []
+    patched = pytest.MonkeyPatch()
+    patched.setattr(deadman.offline, "end_trials", lambda folder, lapsed, why: acted.append(why) or [])
+    man.look()
+    patched.undo()
+    assert acted
 
 
 def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path: Path) -> None:
