@@ -33,6 +33,9 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     filling: Annotated[float, Meta(gt=0, le=1)] = 0.4
     """From this much on, grow when it would be full within headroom_s."""
     headroom_s: Annotated[float, Meta(ge=0, le=60)] = 0.5
+    burst_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 200.0
+    """A table in which entries are being made may fill at this rate at least: how fast it does, only the second event
+    tells, and a small table is full soon after that."""
     factor: Annotated[float, Meta(gt=1, le=2)] = 2.0
     """Growth at once."""
     floor_ceiling: Annotated[int, Meta(ge=16)] = 8192
@@ -84,12 +87,13 @@ def next_wish(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]
     """The one thing most wanted now: more room, then order among the thresholds, then less room."""
     three = table.levels[3]
     limit = three.value
-    left_s = _headroom_s(table)
+    making = policy.burst_per_s if isinstance(event, NeighEntries) else 0.0
+    left_s = _headroom_s(table, max(table.fill_per_s, making))
     if table.entries >= policy.full * limit or (table.entries >= policy.filling * limit and left_s < policy.headroom_s):
         table.goal = 0
         want = min(int(limit * policy.factor), _ceiling(policy, table))
         if _worth(limit, want) and want > limit and may(three, event.t_ns):
-            return (_wish(policy, table, 3, want, _why_full(table, left_s), event),)
+            return (_wish(policy, table, 3, want, _why_full(policy, table), event),)
     if not table.goal:
         return _follow(policy, table, event) or _shrink(policy, table, event)
     return _shrink(policy, table, event)
@@ -150,19 +154,22 @@ def _ceiling(policy: Policy, table: Table) -> int:
     return min(ceiling, table.levels[3].high or ceiling)
 
 
-def _headroom_s(table: Table) -> float:
+def _headroom_s(table: Table, per_s: float) -> float:
     left = table.levels[3].value - table.entries
-    return left / table.fill_per_s if table.fill_per_s > 0 else float("inf")
+    return left / per_s if per_s > 0 else float("inf")
 
 
 def _worth(value: int, want: int) -> bool:
     return abs(want - value) > value // DEAD_BAND
 
 
-def _why_full(table: Table, left_s: float) -> str:
+def _why_full(policy: Policy, table: Table) -> str:
     text = f"{TABLES[table.family]} table: {table.entries} of {table.levels[3].value} entries"
-    if left_s < 60:
-        text += f", filling by {table.fill_per_s:.0f}/s: full in {left_s * 1000:.0f} ms"
+    left_s = _headroom_s(table, table.fill_per_s)
+    if left_s < policy.headroom_s:
+        return f"{text}, filling by {table.fill_per_s:.0f}/s: full in {left_s * 1000:.0f} ms"
+    if table.entries < policy.full * table.levels[3].value:
+        return f"{text}, and so small a table is soon full"
     return text
 
 

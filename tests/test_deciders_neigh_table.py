@@ -158,13 +158,22 @@ def test_none_is_refused_however_slow_a_good_actuator_is(answer_ms: int, per_s: 
     assert World(answer_ms=answer_ms).fill(2000, per_s).refused == 0
 
 
-def test_the_first_wish_comes_before_half_of_the_table_is_used_and_is_for_the_hard_limit() -> None:
+def test_the_first_wish_comes_at_the_first_event_of_a_small_table_and_is_for_the_hard_limit() -> None:
     world = World().fill(64, 1000)
     first = world.wishes[0]
     assert (first.tunable, first.believed, first.want) == (key(3), 128, 256)
-    assert first.why.startswith("ARP table: ")
-    assert "of 128 entries, filling by 1000/s: full in " in first.why
-    assert first.evidence["entries"] == pytest.approx(58, abs=6)
+    assert first.evidence["entries"] == 52
+    assert first.why.startswith("ARP table: 52 of 128 entries, ")
+    slow = World().fill(64, 20).wishes[0]
+    assert slow.why == "ARP table: 52 of 128 entries, and so small a table is soon full"
+
+
+def test_a_larger_table_grows_at_the_rate_at_which_it_fills() -> None:
+    world = World(thresholds=[128, 256, 512]).fill(300, 2000)
+    first = world.wishes[0]
+    assert (first.tunable, first.believed, first.want) == (key(3), 512, 1024)
+    assert first.why == "ARP table: 205 of 512 entries, filling by 1990/s: full in 154 ms"
+    assert World(thresholds=[128, 256, 512]).fill(300, 100).wishes == []
 
 
 def test_a_slow_fill_waits_until_three_quarters_are_used() -> None:
