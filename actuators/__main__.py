@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
-import signal
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +18,7 @@ from bus import config, plugins, roles, tunables
 from bus.config import Config, ConfigError
 from bus.link import Publisher
 from bus.schema import AnyEvent
+from bus.stop import stop_signals
 from bus.tunables import Tunable
 
 EX_USAGE = 64
@@ -102,24 +101,6 @@ def _with_lane(deciders: Iterable[str], options: argparse.Namespace) -> list[str
         else:
             say(f"deaf to {name}: there is no {folder}")
     return found
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[int]:
-    """A descriptor that becomes readable at SIGTERM or SIGINT; poll(2) itself is resumed after a handler (PEP 475)."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    before = {
-        number: signal.signal(number, lambda *_: None) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield read
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(before_fd)
-        os.close(read)
-        os.close(write)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,6 @@ import time
 from collections.abc import Collection
 from pathlib import Path
 
-from msgspec import Struct
-
 from actuators.control import Control, malformed
 from actuators.foreign import Foreign
 from actuators.modes import Modes
@@ -17,7 +15,7 @@ from actuators.parts import Parts
 from actuators.trials import Trials
 from actuators.watch import Watch
 from bus import roles
-from bus.link import ControlServer, Poller, Publisher, Subscriber, WishIntake
+from bus.link import ControlServer, Descriptor, Poller, Publisher, Subscriber, WishIntake
 from bus.notify import notify
 from bus.schema import AnyEvent, Beat, SysctlWrite, Verdict, Wish
 
@@ -31,12 +29,6 @@ CEDE_S = 60.0
 """How often is looked who else tunes this host."""
 LEASE_S = 0.25
 """How often leases are looked at."""
-
-
-class Descriptor(Struct, frozen=True):
-    """A plain descriptor for bus.link.Poller."""
-
-    waitable: int
 
 
 class Lanes:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 import zmq
+from msgspec import Struct
 
 from bus.codec import CodecError, decode, decode_request, encode
 from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Request
@@ -272,6 +273,12 @@ def _drain(sock: zmq.Socket[bytes], limit: int) -> Iterator[bytes]:
         except zmq.Again:
             return
         yield parts[0] if len(parts) == 1 else b""
+
+
+class Descriptor(Struct, frozen=True):
+    """A plain descriptor, for Poller."""
+
+    waitable: int
 
 
 class Poller:

@@ -10,7 +10,8 @@ from typing import NoReturn
 
 from bus import config, link, roles
 from bus.netns import cookie_here
-from collectors.loop import Loop, stop_signals
+from bus.stop import stop_signals
+from collectors.loop import Loop
 from collectors.source import Source
 
 EX_USAGE = 64

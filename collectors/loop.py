@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
 import sys
 import time
-from collections.abc import Iterator
 
 import msgspec
-from msgspec import Struct
 
-from bus.link import Poller, Publisher
+from bus.link import Descriptor, Poller, Publisher
 from bus.notify import notify
 from bus.schema import AnyEvent
 from collectors.source import Source, Status
@@ -21,30 +16,6 @@ SECOND_NS = 1_000_000_000
 STATUS_NS = SECOND_NS
 PAUSE_NS = SECOND_NS
 """How long a source that failed is left alone."""
-
-
-class Descriptor(Struct, frozen=True):
-    """A plain descriptor for bus.link.Poller."""
-
-    waitable: int
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[int]:
-    """A descriptor that becomes readable at SIGTERM or SIGINT; poll(2) itself is resumed after a handler (PEP 475)."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    before = {
-        number: signal.signal(number, lambda *_: None) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield read
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(before_fd)
-        os.close(read)
-        os.close(write)
 
 
 class Loop:

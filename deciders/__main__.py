@@ -9,8 +9,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import importlib
-import os
-import signal
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,12 +16,12 @@ from pathlib import Path
 from typing import Any, NoReturn, cast
 
 import msgspec
-from msgspec import Struct
 
 from bus import config, link, plugins, roles
 from bus.config import ConfigError
 from bus.notify import notify
 from bus.schema import TOPICS, VERSION, AnyEvent, Beat
+from bus.stop import stop_signals
 from deciders.engine import Decider, DeciderModule, decide
 
 EX_USAGE = 64
@@ -37,12 +35,6 @@ class UsageError(ValueError):
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise UsageError(message)
-
-
-class Descriptor(Struct, frozen=True):
-    """A plain descriptor for bus.link.Poller."""
-
-    waitable: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -125,7 +117,7 @@ class Live:
         self._beats = 0
         self._consumed = 0
         self._poller = link.Poller()
-        self._poller.add(Descriptor(stop))
+        self._poller.add(link.Descriptor(stop))
         for subscriber in self._subscribers:
             self._poller.add(subscriber)
 
@@ -179,24 +171,6 @@ class Live:
             "dropped": self._sender.dropped,
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
-
-
-@contextlib.contextmanager
-def stop_signals() -> Iterator[int]:
-    """A descriptor that becomes readable at SIGTERM or SIGINT; poll(2) itself is resumed after a handler (PEP 475)."""
-    read, write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    before_fd = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    before = {
-        number: signal.signal(number, lambda *_: None) or signal.SIG_DFL for number in (signal.SIGTERM, signal.SIGINT)
-    }
-    try:
-        yield read
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        signal.set_wakeup_fd(before_fd)
-        os.close(read)
-        os.close(write)
 
 
 if __name__ == "__main__":
