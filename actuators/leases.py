@@ -47,7 +47,9 @@ class Leases:
     def save(self, deciders: Collection[str]) -> None:
         """Let the dead-man know, at most once a second. OSError where the file cannot be written: the dead-man then
         goes by the last that could, or by the age of the changes."""
-        if now_ns() - self._saved_ns < SAVE_NS or (not deciders and not self._kept):
+        if not deciders and not self._kept:
+            return
+        if now_ns() - self._saved_ns < SAVE_NS:
             return
         self._saved_ns = now_ns()
         fresh = self._path.with_suffix(".new")

@@ -482,6 +482,27 @@ def test_advise_leaves_what_was_confirmed_for_a_later_enforce(tmp_path: Path, re
     world.close()
 
 
+def test_what_an_earlier_process_kept_is_cleared_once_and_then_nothing_is_written_without_a_trial(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now_ns = 10**12
+    monkeypatch.setattr(leases, "now_ns", lambda: now_ns)
+    (tmp_path / leases.NAME).write_text('{"earlier":1}')
+    made = leases.Leases(tmp_path)
+    made.save([])
+    assert leases.read(tmp_path) == {}
+    (tmp_path / leases.NAME).unlink()
+    now_ns += 2 * 10**9
+    made.save([])
+    assert not (tmp_path / leases.NAME).exists()
+    made.begin("tcp_buffer")
+    made.save(["tcp_buffer"])
+    assert leases.read(tmp_path) == {"tcp_buffer": now_ns + leases.LEASE_NS}
+    made.begin("neigh_table")
+    made.save(["tcp_buffer", "neigh_table"])
+    assert leases.read(tmp_path).keys() == {"tcp_buffer"}, "at most once a second"
+
+
 # --- holds that end by themselves
 
 

@@ -35,7 +35,7 @@ EQUIVALENT: dict[str, set[str]] = {
 }
 TARGETS = {
     "actuators/gate.py": ["tests/test_actuators_gate.py"],
-    "actuators/leases.py": ["tests/test_actuators_trials.py", "-k", "lease or beats"],
+    "actuators/leases.py": ["tests/test_actuators_trials.py", "-k", "lease or beats or earlier_process"],
 }
 
 
