@@ -53,7 +53,6 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
     plugins.settle()
     run_dir, state_dir = (Path(os.path.abspath(path)) for path in (run_dir, state_dir))
     reach.check()
-    plugins.settle()
     rundir.prepare(run_dir)
     rows = roles.roles(name for name, on in settings.deciders.items() if on)
     lock = Lock(run_dir / rundir.LOCK, "trimtab")
