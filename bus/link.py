@@ -18,7 +18,8 @@ import zmq
 from msgspec import Struct
 
 from bus.codec import CodecError, decode, decode_request, encode
-from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Request
+from bus.numbering import Numbering
+from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Request
 
 BATCH_EVENTS = 32
 EVENT_HWM = 4096
@@ -132,13 +133,11 @@ class Subscriber:
 
     def __init__(self, path: Path, publisher: str) -> None:
         self.publisher = publisher
-        self.lost = 0
         self.received = 0
         self.malformed = 0
-        self.repeated = 0
-        """Events that came again, or came after they had been counted as lost: dropped."""
-        self._epoch_ns = 0
-        self._next = 0
+        self.numbering = Numbering(publisher)
+        self.tap: Callable[[bytes], None] | None = None
+        """Who is handed each batch, as it came, that brings something new."""
         endpoint = _endpoint(path)
         self.socket = _socket(zmq.SUB, EVENT_HWM, EVENT_BYTES_MAX)
         self.socket.setsockopt(zmq.SUBSCRIBE, b"")
@@ -147,6 +146,16 @@ class Subscriber:
     @property
     def waitable(self) -> zmq.Socket[bytes]:
         return self.socket
+
+    @property
+    def lost(self) -> int:
+        """Events that never arrived."""
+        return self.numbering.lost
+
+    @property
+    def repeated(self) -> int:
+        """Events that came again: dropped."""
+        return self.numbering.repeated
 
     def receive(self, limit: int = 64) -> list[AnyEvent]:
         """What has come, at most `limit` batches. Malformed bytes are counted and dropped."""
@@ -160,30 +169,14 @@ class Subscriber:
             if batch.publisher != self.publisher or not batch.events:
                 self.malformed += 1
                 continue
-            fresh = self._fresh(batch)
-            self.repeated += len(batch.events) - len(fresh)
-            if fresh:
-                events += self._gap(batch)
-                events += fresh
-                self.received += len(fresh)
+            repeated = self.numbering.repeated
+            taken = self.numbering.take(batch)
+            if taken:
+                events += taken
+                self.received += len(batch.events) - (self.numbering.repeated - repeated)
+                if self.tap:
+                    self.tap(raw)
         return events
-
-    def _fresh(self, batch: Batch) -> list[AnyEvent]:
-        """The events of the batch that were neither given out nor given up before."""
-        if batch.epoch_ns != self._epoch_ns:
-            return batch.events
-        return batch.events[max(0, self._next - batch.number) :]
-
-    def _gap(self, batch: Batch) -> list[AnyEvent]:
-        first = self._epoch_ns == 0
-        restarted = not first and batch.epoch_ns != self._epoch_ns
-        # The first batch heard of a publisher that was there before us begins in the middle: no loss.
-        lost = 0 if first else max(0, batch.number - (0 if restarted else self._next))
-        self._epoch_ns, self._next = batch.epoch_ns, batch.number + len(batch.events)
-        if not lost and not restarted:
-            return []
-        self.lost += lost
-        return [Gap(batch.events[0].t_ns, self.publisher, lost, restarted)]
 
     def close(self) -> None:
         self.socket.close()
