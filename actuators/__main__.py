@@ -6,8 +6,6 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import NoReturn
 
 from actuators.change import Writer
 from actuators.modes import Modes
@@ -15,23 +13,14 @@ from actuators.parts import StateLock, assemble
 from actuators.service import Lanes, Service
 from actuators.state_dir import JournalError
 from bus import config, plugins, roles, tunables
+from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.config import Config, ConfigError
 from bus.link import Publisher
 from bus.schema import AnyEvent
 from bus.stop import stop_signals
 from bus.tunables import Tunable
 
-EX_USAGE = 64
 ROLE = "actuator"
-
-
-class UsageError(ValueError):
-    """Arguments that make no sense."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +45,7 @@ def say(line: str) -> None:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("actuators", description="Makes the changes that deciders wish for, and puts them back.")
-    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
-    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
-    parser.add_argument("--config", type=Path, default=None)
-    return parser.parse_args(argv)
+    return RoleParser("actuators", "Makes the changes that deciders wish for, and puts them back.").parse_args(argv)
 
 
 def _run(options: argparse.Namespace, settings: Config) -> bool:

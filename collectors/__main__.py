@@ -6,25 +6,15 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
 from bus import config, link, roles
+from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.netns import cookie_here
 from bus.stop import stop_signals
 from collectors.loop import Loop
 from collectors.source import Source
 
-EX_USAGE = 64
 KINDS = ("bpf", "proc", "netlink")
-
-
-class UsageError(ValueError):
-    """Arguments that make no sense."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -44,11 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("collectors", description="Publishes what one source in the kernel says.")
+    parser = RoleParser("collectors", "Publishes what one source in the kernel says.")
     parser.add_argument("kind", choices=KINDS)
-    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
-    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
-    parser.add_argument("--config", type=Path, default=None)
     return parser.parse_args(argv)
 
 

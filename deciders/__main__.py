@@ -13,28 +13,19 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
 import msgspec
 
 from bus import config, link, plugins, roles
+from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.config import ConfigError
 from bus.notify import notify
 from bus.schema import TOPICS, VERSION, AnyEvent, Beat
 from bus.stop import stop_signals
 from deciders.engine import Decider, DeciderModule, decide
 
-EX_USAGE = 64
 SECOND_S = 1.0
-
-
-class UsageError(ValueError):
-    """Arguments that make no sense."""
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(message)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -56,11 +47,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser("deciders", description="Decides on one thing, from events, and asks the actuator for it.")
+    parser = RoleParser("deciders", "Decides on one thing, from events, and asks the actuator for it.")
     parser.add_argument("name", help="the decider, e.g. tcp_buffer")
-    parser.add_argument("--run-dir", type=Path, default=config.RUN_DIR)
-    parser.add_argument("--state-dir", type=Path, default=config.STATE_DIR)
-    parser.add_argument("--config", type=Path, default=None)
     return parser.parse_args(argv)
 
 
