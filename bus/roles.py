@@ -6,6 +6,7 @@ bus imports no role.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Literal
@@ -17,6 +18,10 @@ UID_BASE = 2_046_820_352
 (1879048192-2147483647, systemd's UIDS-GIDS). No account is made; under systemd the units name users."""
 GROUP = UID_BASE
 """Every role's supplementary group: who may listen to events."""
+DECIDERS = range(100, 1000)
+"""Offsets of our own deciders' users."""
+THIRD_PARTIES = range(1000, 66000)
+"""Those of third parties' deciders: so many that two names seldom meet."""
 EVENTS = "events.sock"
 WISH = "wish.sock"
 CONTROL = "control.sock"
@@ -33,6 +38,8 @@ class Role(Struct, frozen=True, kw_only=True):
     uid_offset: int = 0
     """uid = gid = UID_BASE + this; 0: stays root."""
     capabilities: tuple[str, ...] = ()
+    network: bool = True
+    """False: has an empty network namespace instead of the host's, and shuts itself in (bus.sandbox)."""
     publishes: bool = False
     oneshot_for: str = ""
     """Not a daemon: started again whenever that role has started, and done when it exits."""
@@ -105,31 +112,59 @@ FIXED: tuple[Role, ...] = (
     ),
 )
 
-BUILT_IN_DECIDERS: dict[str, str] = {
-    "guard": "deciders.guard",
-    "neigh_table": "deciders.neigh_table",
-    "tcp_buffer": "deciders.tcp_buffer",
+
+class BuiltIn(Struct, frozen=True):
+    """A decider of ours. uid_offset is its own for good: tapes on disk belong to it."""
+
+    module: str
+    uid_offset: int
+
+
+BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
+    "guard": BuiltIn("deciders.guard", 100),
+    "neigh_table": BuiltIn("deciders.neigh_table", 101),
+    "tcp_buffer": BuiltIn("deciders.tcp_buffer", 102),
 }
-"""Decider -> its module."""
 GUARD = "guard"
 """The one that owns no tunable, and whose lane carries verdicts."""
 
 
-def decider_role(name: str, position: int) -> Role:
-    """The row of one decider: no privilege at all."""
+def decider_offsets(names: Iterable[str]) -> dict[str, int]:
+    """Decider -> uid_offset, for all that are installed. A third party's hangs on its name, so that it stays the same
+    whichever others are installed or enabled; only where two names meet the later one, by name, moves on."""
+    offsets = {name: built_in.uid_offset for name, built_in in BUILT_IN_DECIDERS.items()}
+    for name in sorted(set(names) - offsets.keys()):
+        slot = zlib.crc32(name.encode()) % len(THIRD_PARTIES)
+        while THIRD_PARTIES[slot] in offsets.values():
+            slot = (slot + 1) % len(THIRD_PARTIES)
+        offsets[name] = THIRD_PARTIES[slot]
+    return offsets
+
+
+def decider_role(name: str, installed: Iterable[str] = ()) -> Role:
+    """The row of one decider: no privilege at all. installed: every decider there is, whether enabled or not."""
     return Role(
         name=f"decider-{name}",
         module="deciders.__main__",
         argv=(name,),
-        uid_offset=100 + position,
+        uid_offset=decider_offsets({name, *installed})[name],
+        network=False,
         kind="decider",
         summary=f"decides on {name.replace('_', ' ')}",
     )
 
 
-def roles(deciders: Iterable[str]) -> tuple[Role, ...]:
-    """Every row for these deciders, in the order in which they start (they stop in the reverse)."""
-    return FIXED + tuple(decider_role(name, position) for position, name in enumerate(sorted(deciders)))
+def is_decider(uid: int) -> bool:
+    """This numeric user is a decider in the foreground."""
+    return DECIDERS.start <= uid - UID_BASE < THIRD_PARTIES.stop
+
+
+def roles(deciders: Iterable[str], installed: Iterable[str] = ()) -> tuple[Role, ...]:
+    """Every row for these deciders, in the order in which they start (they stop in the reverse). installed: every
+    decider there is, whether enabled or not."""
+    chosen = sorted(deciders)
+    known = {*chosen, *installed}
+    return FIXED + tuple(decider_role(name, known) for name in chosen)
 
 
 def publishers() -> tuple[str, ...]:
@@ -150,6 +185,11 @@ def wish_path(run_dir: Path, decider: str) -> Path:
 def control_path(run_dir: Path) -> Path:
     """Where the operator speaks to the actuator."""
     return run_dir / "control" / CONTROL
+
+
+def tape_dir(state_dir: Path, decider: str) -> Path:
+    """Where one decider writes its tapes: the only place where it may write."""
+    return state_dir / "tapes" / decider
 
 
 def probes_path(run_dir: Path) -> Path:

@@ -60,7 +60,8 @@ def load(name: str, settings: config.Config) -> Decider:
 
 
 def _module(name: str) -> DeciderModule:
-    path = roles.BUILT_IN_DECIDERS.get(name)
+    built_in = roles.BUILT_IN_DECIDERS.get(name)
+    path = built_in.module if built_in else None
     if path is None:
         others = {tuner.name: tuner.module for tuner in plugins.tuners()}
         path = others.get(name)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import zlib
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -54,7 +56,7 @@ def test_no_two_share_a_name_or_a_user() -> None:
 
 
 def test_a_decider_has_no_privilege_and_no_publisher() -> None:
-    role = roles.decider_role("tcp_buffer", 3)
+    role = roles.decider_role("tcp_buffer")
     assert (role.name, role.argv, role.capabilities, role.publishes) == (
         "decider-tcp_buffer",
         ("tcp_buffer",),
@@ -62,6 +64,54 @@ def test_a_decider_has_no_privilege_and_no_publisher() -> None:
         False,
     )
     assert role.uid
+
+
+OTHERS = [f"tuner_{number}" for number in range(300)]
+
+
+def users(deciders: Iterable[str], installed: Iterable[str] = ()) -> dict[str, int]:
+    return {role.argv[0]: role.uid for role in roles.roles(deciders, installed) if role.kind == "decider"}
+
+
+def test_a_decider_keeps_its_user_whichever_others_are_enabled() -> None:
+    installed = [*BUILT_IN_DECIDERS, *OTHERS]
+    every = users(installed, installed)
+    for name in installed:
+        assert users([name], installed) == {name: every[name]}
+    assert len(set(every.values())) == len(every)
+
+
+def test_the_users_of_our_own_deciders_are_these_for_good() -> None:
+    # Tapes on the disks of hosts belong to them: a new decider takes a number of its own.
+    assert users(["guard", "neigh_table", "tcp_buffer"]) == {
+        "guard": 2_046_820_452,
+        "neigh_table": 2_046_820_453,
+        "tcp_buffer": 2_046_820_454,
+    }
+
+
+def test_a_third_partys_decider_keeps_its_user_when_others_are_installed() -> None:
+    assert users(["queue_length"]) == {"queue_length": 2_046_820_352 + 1000 + zlib.crc32(b"queue_length") % 65000}
+    assert users(["queue_length"], OTHERS) == users(["queue_length"])
+
+
+def test_where_two_names_meet_the_later_one_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(roles, "THIRD_PARTIES", range(1000, 1003))
+    found = roles.decider_offsets(["c", "a", "b"])
+    assert sorted(found[name] for name in "abc") == [1000, 1001, 1002]
+    assert found == roles.decider_offsets(["b", "c", "a"])
+    assert found["a"] == roles.decider_offsets(["a"])["a"]
+
+
+def test_deciders_and_nobody_else_are_known_by_their_user() -> None:
+    assert all(roles.is_decider(uid) for uid in users([*BUILT_IN_DECIDERS, *OTHERS]).values())
+    assert not any(roles.is_decider(role.uid) for role in FIXED)
+    assert not any(roles.is_decider(uid) for uid in (0, 1000, 65534, 2**32 - 2))
+
+
+@every_role
+def test_deciders_alone_have_no_network(role: Role) -> None:
+    assert role.network == (role.kind != "decider")
 
 
 def test_the_dead_man_starts_first_then_the_writer_and_deciders_last() -> None:

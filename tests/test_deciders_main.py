@@ -273,13 +273,13 @@ def test_a_module_that_lacks_something_is_told_what(gone: str) -> None:
 
 
 def test_a_tuner_whose_module_cannot_be_imported_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "ghost", "deciders.ghost")
+    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "ghost", roles.BuiltIn("deciders.ghost", 900))
     with pytest.raises(ConfigError, match=r"decider ghost: deciders\.ghost cannot be imported"):
         load("ghost", Config())
 
 
 def test_a_tuner_whose_module_is_none_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "json", "json")
+    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "json", roles.BuiltIn("json", 900))
     with pytest.raises(ConfigError, match=r"decider json: json lacks NAME, TOPICS, Policy, start, step"):
         load("json", Config())
 

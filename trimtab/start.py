@@ -54,7 +54,7 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
     run_dir, state_dir = (Path(os.path.abspath(path)) for path in (run_dir, state_dir))
     reach.check()
     rundir.prepare(run_dir)
-    rows = roles.roles(name for name, on in settings.deciders.items() if on)
+    rows = roles.roles((name for name, on in settings.deciders.items() if on), deciders())
     lock = Lock(run_dir / rundir.LOCK, "trimtab")
     try:
         for line in lacking(rows):
