@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Protocol
 
+import msgspec
+
 from bus.schema import AnyEvent, Event, Netns, Verdict, Wish
 
 REPEAT_NS = 1_000_000_000
@@ -72,6 +74,21 @@ class Decider:
         for key in [key for key in self._sent if key[1] == netns]:
             del self._sent[key]
 
+    def remember(self) -> tuple[bytes, bytes]:
+        """The state, and what was asked for lately, as bytes to go on from. No state (b"") where it is none that
+        msgspec can write and read: Structs, dataclasses, and what they may hold."""
+        try:
+            state = msgspec.msgpack.encode(self.state)
+        except (TypeError, OverflowError):
+            return b"", b""
+        return state, msgspec.msgpack.encode(self._sent)
+
+    def recall(self, state: bytes, sent: bytes) -> None:
+        """Go on from what remember() gave. ValueError when that is none of this decider's."""
+        # The kind of state is known from the one that this decider has begun with.
+        self.state = msgspec.msgpack.decode(state, type=type(self.state))
+        self._sent = msgspec.msgpack.decode(sent, type=dict[Key, int])
+
     def _is_new(self, wish: Asked, t_ns: int) -> bool:
         key = _key(wish)
         before = self._sent.pop(key, None)
@@ -87,7 +104,7 @@ def _key(wish: Asked) -> Key:
     if isinstance(wish, Wish):
         return (wish.tunable, wish.netns, wish.believed, wish.want)
     # No namespace: which one a change is in, a verdict does not say. Its number never comes back.
-    return (wish.change, -1, wish.confirm, 0)
+    return (wish.change, -1, int(wish.confirm), 0)
 
 
 def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[tuple[AnyEvent, Sequence[Asked]]]:

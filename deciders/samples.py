@@ -39,14 +39,14 @@ class _Seen(Struct, gc=False):
     floor_us: int
 
 
-class Flows:
+class Flows(Struct):
     """The sockets that events tell of. Bounded: the one silent longest is forgotten first."""
 
-    def __init__(self) -> None:
-        self._flows: dict[tuple[int, int, bool], _Seen] = {}
+    seen: dict[tuple[int, int, bool], _Seen] = {}
+    """By namespace, socket, and whether it was heard of as a sender."""
 
     def __len__(self) -> int:
-        return len(self._flows)
+        return len(self.seen)
 
     def sample(self, event: TcpSndBuf | TcpRcvBuf) -> FlowSample | None:
         """What the event adds to the one before about the same socket; None where it is the first."""
@@ -54,26 +54,26 @@ class Flows:
         if not seen.rtt_us:
             return None
         key = (event.netns, event.socket, isinstance(event, TcpSndBuf))
-        last = self._flows.pop(key, None)
+        last = self.seen.pop(key, None)
         if last is not None and seen.t_ns <= last.t_ns:
-            self._flows[key] = last
+            self.seen[key] = last
             return None
         # Another socket may get the id of one that has gone.
         if last is not None and (seen.total < last.total or seen.resent < last.resent):
             last = None
         if last is not None and last.floor_us < seen.floor_us:
             seen.floor_us = last.floor_us
-        self._flows[key] = seen
-        if len(self._flows) > FLOWS_MAX:
-            del self._flows[next(iter(self._flows))]
+        self.seen[key] = seen
+        if len(self.seen) > FLOWS_MAX:
+            del self.seen[next(iter(self.seen))]
         if last is None or seen.t_ns - last.t_ns > APART_NS:
             return None
         return _between(event.netns, last, seen)
 
     def forget(self, netns: int) -> None:
         """A namespace has gone."""
-        for key in [key for key in self._flows if key[0] == netns]:
-            del self._flows[key]
+        for key in [key for key in self.seen if key[0] == netns]:
+            del self.seen[key]
 
 
 def _seen(event: TcpSndBuf | TcpRcvBuf) -> _Seen:

@@ -7,7 +7,6 @@ that what was before a change is known to the second although the change is hear
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterable
 from math import sqrt
 
@@ -45,24 +44,25 @@ class Baseline(Struct, frozen=True, gc=False):
 
 
 class Series(Struct, gc=False):
-    """The state of one series. Bounded: `bins` has a largest length."""
+    """The state of one series."""
 
-    bins: deque[tuple[int, float, float]]
-    """(end_ns, how much, of how much)"""
+    bins_max: int
+    bins: list[tuple[int, float | int, float | int]]
+    """(end_ns, how much, of how much), oldest first; the last bins_max."""
     last: Reading | None = None
     heard_ns: int = 0
     prior: Reading | None = None
     """What the totals told of the time before they were read each second."""
-    much: float = 0.0
-    of: float = 0.0
+    much: float | int = 0.0
+    of: float | int = 0.0
     window_ns: int = 0
-    window_much: float = 0.0
-    window_of: float = 0.0
+    window_much: float | int = 0.0
+    window_of: float | int = 0.0
 
 
 def begin(baseline_s: float) -> Series:
     """A series with nothing in it."""
-    return Series(deque(maxlen=int(baseline_s) + 15))
+    return Series(int(baseline_s) + 15, [])
 
 
 def record(signal: Signal, series: Series, reading: Reading, t_ns: int) -> None:
@@ -101,6 +101,8 @@ def close_bin(series: Series, t_ns: int) -> None:
     """What has been read until now belongs together."""
     if series.of > 0:
         series.bins.append((t_ns, series.much, series.of))
+        if len(series.bins) > series.bins_max:
+            del series.bins[0]
         series.window_much += series.much
         series.window_of += series.of
         series.much = series.of = 0.0

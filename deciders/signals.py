@@ -15,7 +15,7 @@ from msgspec import Struct
 from bus.schema import Counters, NeighTable, Trial
 from deciders.samples import FlowSample
 
-Reading = tuple[float, float]
+Reading = tuple[float | int, float | int]
 
 
 class Signal(Struct, frozen=True, kw_only=True):

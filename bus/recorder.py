@@ -1,0 +1,135 @@
+"""Writes a decider's tape (see bus.tape) beside its work: never in its way.
+
+What is to be recorded is gathered in memory and written about once a second. A disk that is full, or a directory that
+cannot be written, stops the tape and not the decider: what was gathered is let go, and a new segment is tried a minute
+later. Not forced to disk: a tape is no journal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from bus.codec import encode
+from bus.schema import Request
+from bus.tape import ASKED, BATCH, BLOCK_BYTES, SUFFIX, End, Head, TapeError, asked_at, opening, pack, record
+from bus.tape import encode as encoded
+
+FLUSH_NS = 1_000_000_000
+SEGMENT_NS = 3_600_000_000_000
+RETRY_NS = 60_000_000_000
+
+
+class Recorder:
+    """One decider's tape. `turn` is to be called whenever all that has come is folded, and may then write."""
+
+    def __init__(self, folder: Path, cap_bytes: int, segment_bytes: int, begin: Callable[[int], Head]) -> None:
+        """folder: the decider's own. cap_bytes: all of it at most. begin: makes the head of the segment of a number."""
+        self.trouble = ""
+        """Why nothing is recorded; empty when all is well."""
+        self.written = 0
+        """Bytes, since the process began."""
+        self._folder = folder
+        self._cap_bytes = cap_bytes
+        self._segment_bytes = segment_bytes
+        self._begin = begin
+        self._name = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f".{time.time_ns() // 1_000_000 % 1000:03d}Z"
+        self._fd = -1
+        self._number = 0
+        self._segment = 0
+        self._gathered: list[bytes] = []
+        self._size = 0
+        self._flushed_ns = self._began_ns = self._retry_ns = 0
+
+    def batch(self, raw: bytes) -> None:
+        """A batch that has come."""
+        self._gathered.append(record(BATCH, raw))
+        self._size += len(raw)
+
+    def asked(self, events: int, request: Request) -> None:
+        """A wish that goes out, after so many events."""
+        raw = record(ASKED, asked_at(events), encode(request))
+        self._gathered.append(raw)
+        self._size += len(raw)
+
+    def turn(self, t_ns: int, events: int) -> None:
+        """All that came is folded, and its wishes are out. t_ns: CLOCK_MONOTONIC."""
+        if self._fd < 0:
+            self._clear(t_ns)
+            if t_ns >= self._retry_ns:
+                self._guarded(lambda: self._open(t_ns), t_ns)
+            return
+        if self._size < BLOCK_BYTES and t_ns - self._flushed_ns < FLUSH_NS:
+            return
+        self._guarded(lambda: self._flush(t_ns), t_ns)
+        why = "full" if self._segment >= self._segment_bytes else "old" if t_ns - self._began_ns >= SEGMENT_NS else ""
+        if why and self._fd >= 0:
+            self._guarded(lambda: self._shut(t_ns, events, why), t_ns)
+            self._guarded(lambda: self._open(t_ns), t_ns)
+
+    def close(self, t_ns: int, events: int) -> None:
+        """Write what is gathered, and end the segment."""
+        if self._fd >= 0:
+            self._guarded(lambda: self._flush(t_ns), t_ns)
+        if self._fd >= 0:
+            self._guarded(lambda: self._shut(t_ns, events, "stopped"), t_ns)
+
+    def _open(self, t_ns: int) -> None:
+        head = pack("head", encoded(self._begin(self._number)))
+        self._make_room()
+        path = self._folder / f"{self._name}-{self._number:04d}{SUFFIX}"
+        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        self._number += 1
+        self._segment = 0
+        self._began_ns = t_ns
+        self._clear(t_ns)
+        self._write(opening() + head)
+        self.trouble = ""
+
+    def _flush(self, t_ns: int) -> None:
+        block = b"".join(self._gathered)
+        self._clear(t_ns)
+        if block:
+            self._write(pack("block", block))
+
+    def _shut(self, t_ns: int, events: int, why: str) -> None:
+        self._write(pack("end", encoded(End(t_ns=t_ns, events=events, why=why))))
+        self._let_go()
+
+    def _write(self, raw: bytes) -> None:
+        written = os.write(self._fd, raw)
+        self._segment += written
+        self.written += written
+        if written < len(raw):
+            raise OSError(f"{self._folder}: no room for more")
+
+    def _make_room(self) -> None:
+        found = [(path, path.lstat().st_size) for path in sorted(self._folder.glob(f"*{SUFFIX}"))]
+        size = sum(size for _, size in found) + self._segment_bytes
+        for path, its in found:
+            if size <= self._cap_bytes:
+                break
+            path.unlink()
+            size -= its
+
+    def _guarded(self, work: Callable[[], None], t_ns: int) -> None:
+        try:
+            work()
+        except (OSError, TapeError) as error:
+            self.trouble = str(error)
+            self._retry_ns = t_ns + RETRY_NS
+            self._let_go()
+
+    def _clear(self, t_ns: int) -> None:
+        self._gathered.clear()
+        self._size = 0
+        self._flushed_ns = t_ns
+
+    def _let_go(self) -> None:
+        if self._fd >= 0:
+            with contextlib.suppress(OSError):
+                os.close(self._fd)
+        self._fd = -1
