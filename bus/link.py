@@ -1,5 +1,8 @@
 """The lanes: the only user of zmq. Events PUB/SUB, wishes PUSH/PULL per decider, control REQ/REP, all over ipc.
 
+Who may speak on a lane is for the kernel to say: besides the modes of directories and sockets, wishes are taken from
+the decider's group alone and orders from root alone, by the credentials of the peer (SO_PEERCRED, socket(7)).
+
 Traps held here: a second bind on an ipc path is accepted and steals the traffic, so each binder holds a file lock
 first; PUB/SUB drops in silence past the high-water mark, so events are numbered and gaps become events.
 """
@@ -10,7 +13,7 @@ import errno
 import fcntl
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -85,15 +88,33 @@ def _socket(kind: int, hwm: int, max_bytes: int) -> zmq.Socket[bytes]:
     return sock
 
 
+class _Lane(Struct, frozen=True):
+    """What the binder of one kind of lane sets."""
+
+    kind: int
+    mode: int
+    hwm: int
+    max_bytes: int
+
+
+EVENTS = _Lane(zmq.PUB, 0o660, EVENT_HWM, EVENT_BYTES_MAX)
+WISHES = _Lane(zmq.PULL, 0o666, WISH_HWM, WISH_BYTES_MAX)
+CONTROL = _Lane(zmq.REP, 0o600, 16, CONTROL_BYTES_MAX)
+
+
 class _Bound:
     """A socket bound to `path` under a lock of its own."""
 
-    def __init__(self, kind: int, path: Path, mode: int, hwm: int, max_bytes: int, what: str) -> None:
+    def __init__(self, row: _Lane, path: Path, what: str, peers: Mapping[int, Collection[int]]) -> None:
+        """peers: IPC_FILTER_UID or IPC_FILTER_GID -> the ids of those who may connect. Empty: whoever can."""
         endpoint = _endpoint(path)
         self._lock = Lock(path.with_suffix(".lock"), what)
-        self.socket = _socket(kind, hwm, max_bytes)
+        self.socket = _socket(row.kind, row.hwm, row.max_bytes)
+        for option, ids in peers.items():
+            for number in ids:
+                self.socket.setsockopt(option, number)
         # libzmq binds with the umask in force, and unlinks what stood there before.
-        mask = os.umask(0o777 & ~mode)
+        mask = os.umask(0o777 & ~row.mode)
         try:
             self.socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -115,7 +136,7 @@ class Publisher(_Bound):
     """One role's events, batched and numbered."""
 
     def __init__(self, path: Path, name: str) -> None:
-        super().__init__(zmq.PUB, path, 0o660, EVENT_HWM, EVENT_BYTES_MAX, name)
+        super().__init__(EVENTS, path, name, {})
         self._name = name
         self._epoch_ns = time.monotonic_ns()
         self.published = 0
@@ -204,10 +225,13 @@ class WishSender:
 
 
 class WishIntake(_Bound):
-    """Where one decider's wishes come in: whoever can reach this socket is that decider."""
+    """Where one decider's wishes come in. A peer of another group is refused, root as well: it is no decider."""
 
     def __init__(self, path: Path, decider: str) -> None:
-        super().__init__(zmq.PULL, path, 0o666, WISH_HWM, WISH_BYTES_MAX, f"the actuator (wishes of {decider})")
+        # The directory is the decider's group's (trimtab.rundir), so that this says who it is under any manager, and
+        # in a test where nobody drops to a user of his own.
+        group = _group(path.parent)
+        super().__init__(WISHES, path, f"the actuator (wishes of {decider})", {zmq.IPC_FILTER_GID: [group]})
         self.decider = decider
         self.malformed = 0
 
@@ -226,7 +250,7 @@ class ControlServer(_Bound):
     """The actuator's ear for the operator."""
 
     def __init__(self, path: Path) -> None:
-        super().__init__(zmq.REP, path, 0o600, 16, CONTROL_BYTES_MAX, "the actuator")
+        super().__init__(CONTROL, path, "the actuator", {zmq.IPC_FILTER_UID: [0, os.geteuid()]})
         self.malformed = 0
 
     def serve(self, answer: Callable[[Ask], Answer]) -> None:
@@ -243,10 +267,22 @@ class ControlServer(_Bound):
         self.socket.send(encode(reply), zmq.DONTWAIT)
 
 
+def _group(folder: Path) -> int:
+    try:
+        return folder.stat().st_gid
+    except OSError as error:
+        raise LinkError(f"{folder}: {error.strerror}") from None
+
+
 def ask(path: Path, request: Ask, timeout_s: float = 5.0) -> Answer:
-    """Ask the actuator. LinkError when nobody is there, or nobody answers in time."""
-    if not path.exists():
-        raise LinkError(f"nothing listens at {path}; is trimtab running?")
+    """Ask the actuator. LinkError when nobody is there, nobody answers in time, or it would not answer us."""
+    try:
+        owner = path.stat().st_uid
+    except FileNotFoundError:
+        raise LinkError(f"nothing listens at {path}; is trimtab running?") from None
+    if os.geteuid() not in (0, owner):
+        # It drops who is not, without a word (ControlServer).
+        raise LinkError(errno.EPERM, f"{path} answers root alone; try sudo")
     endpoint = _endpoint(path)
     sock = _socket(zmq.REQ, 16, CONTROL_BYTES_MAX)
     try:

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import msgspec
 import pytest
 import zmq
 
-from bus import link
+from bus import link, roles
 from bus.codec import CodecError, encode
 from bus.schema import VERSION, Answer, AnyEvent, Ask, Batch, Gap, Tick, Wish
 
@@ -395,6 +397,110 @@ def test_wishes_that_nobody_takes_are_dropped_and_counted_and_never_block(path: 
     assert sender.sent + sender.dropped == 3 * link.WISH_HWM
     assert sender.dropped > 0
     sender.close()
+
+
+# --- who may speak ------------------------------------------------------------------------------------------------
+
+DECIDER, STRANGER = roles.UID_BASE + 102, roles.UID_BASE + 101
+as_others = [pytest.mark.system, pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become others")]
+
+SPEAKER = """
+import os, sys, time, zmq
+uid, path, kind = int(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+os.setgroups([])
+os.setresgid(uid, uid, uid)
+os.setresuid(uid, uid, uid)
+sock = zmq.Context().socket(kind)
+sock.connect(f"ipc://{path}")
+sock.send(sys.stdin.buffer.read())
+print(sock.poll(700) if kind == zmq.REQ else sock.poll(0), flush=True)
+time.sleep(0.7)
+sock.close(0)
+"""
+
+
+def speaker(uid: int, path: Path, kind: int, message: bytes) -> subprocess.Popen[bytes]:
+    """A process of that user that sends a message to `path`, again and again tries to connect, and soon ends."""
+    argv = [sys.executable, "-c", SPEAKER, str(uid), str(path), str(kind)]
+    process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    assert process.stdin
+    process.stdin.write(message)
+    process.stdin.close()
+    return process
+
+
+@pytest.fixture
+def open_place() -> Iterator[Path]:
+    """A directory that keeps nobody out: modes are to have no part in what is tested."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o777)
+        yield Path(name)
+
+
+def finish(processes: Iterable[subprocess.Popen[bytes]]) -> list[bytes]:
+    said = []
+    for process in processes:
+        assert process.stdout
+        said.append(process.stdout.read())
+        process.stdout.close()
+        process.wait()
+    return said
+
+
+class TestPeers:
+    pytestmark = as_others
+
+    def test_wishes_are_taken_from_the_decider_alone_though_all_may_reach_the_socket(self, open_place: Path) -> None:
+        os.chown(open_place, 0, DECIDER)
+        intake = link.WishIntake(open_place / "wish.sock", "d")
+        (open_place / "wish.sock").chmod(0o777)
+        tries = {STRANGER: 1, 0: 2, roles.UID_BASE: 3, 65534: 4, DECIDER: 5}
+        peers = [
+            speaker(uid, open_place / "wish.sock", zmq.PUSH, encode(wish(number))) for uid, number in tries.items()
+        ]
+        finish(peers)
+        assert intake.receive(100) == [wish(5)]
+        assert intake.malformed == 0
+        intake.close()
+
+    def test_orders_are_taken_from_root_alone_though_all_may_reach_the_socket(self, open_place: Path) -> None:
+        path = open_place / "control.sock"
+        server = link.ControlServer(path)
+        path.chmod(0o777)
+        asked: list[Ask] = []
+        peers = [speaker(uid, path, zmq.REQ, encode(Ask("ping"))) for uid in (DECIDER, 65534)]
+        ours = speaker(0, path, zmq.REQ, encode(Ask("status")))
+
+        def answer(question: Ask) -> Answer:
+            asked.append(question)
+            return Answer(True)
+
+        def served() -> bool:
+            server.serve(answer)
+            return all(peer.poll() is not None for peer in [*peers, ours])
+
+        until(served)
+        assert asked == [Ask("status")]
+        assert finish([*peers, ours]) == [b"0\n", b"0\n", b"1\n"]
+        server.close()
+
+    def test_who_is_not_root_is_told_so_at_once_and_does_not_wait(self, open_place: Path) -> None:
+        path = open_place / "control.sock"
+        server = link.ControlServer(path)
+        path.chmod(0o777)
+        os.seteuid(65534)
+        try:
+            with pytest.raises(link.LinkError, match="answers root alone") as refused:
+                link.ask(path, Ask("ping"), timeout_s=0)
+        finally:
+            os.seteuid(0)
+        assert refused.value.errno == errno.EPERM
+        server.close()
+
+
+def test_without_a_folder_there_is_no_saying_who_may_wish(path: Path) -> None:
+    with pytest.raises(link.LinkError, match="/no: No such file or directory"):
+        link.WishIntake(path.with_name("no") / "wish.sock", "d")
 
 
 # --- control ------------------------------------------------------------------------------------------------------
