@@ -41,6 +41,15 @@ class Narrow(Struct, frozen=True, forbid_unknown_fields=True):
     per_hour: int | None = None
 
 
+class Tape(Struct, frozen=True, forbid_unknown_fields=True):
+    """What each decider records of itself."""
+
+    on: bool = True
+    max_mib: Annotated[int, Meta(ge=1, le=1 << 20)] = 64
+    """Per decider; the oldest segments go first."""
+    segment_mib: Annotated[int, Meta(ge=1, le=1024)] = 4
+
+
 class Config(Struct, frozen=True, forbid_unknown_fields=True):
     """The whole configuration, merged."""
 
@@ -54,6 +63,7 @@ class Config(Struct, frozen=True, forbid_unknown_fields=True):
     tunables: dict[str, Narrow] = {}
     policy: dict[str, dict[str, Any]] = {}
     """Decider -> its policy's settings, checked by the decider."""
+    tape: Tape = Tape()
 
 
 def load(path: Path | None = None) -> Config:

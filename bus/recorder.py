@@ -10,17 +10,69 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from bus.codec import encode
-from bus.schema import Request
-from bus.tape import ASKED, BATCH, BLOCK_BYTES, SUFFIX, End, Head, TapeError, asked_at, opening, pack, record
+from bus.config import Config
+from bus.schema import VERSION, Probe, Request
+from bus.tape import (
+    ASKED,
+    BATCH,
+    BLOCK_BYTES,
+    SUFFIX,
+    End,
+    Head,
+    Machine,
+    Memory,
+    TapeError,
+    asked_at,
+    opening,
+    pack,
+    record,
+)
 from bus.tape import encode as encoded
+from bus.tunables import Tunable
 
 FLUSH_NS = 1_000_000_000
 SEGMENT_NS = 3_600_000_000_000
 RETRY_NS = 60_000_000_000
+
+
+BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
+
+class Session:
+    """One run of a decider: what all of its segments begin with."""
+
+    def __init__(self, decider: str, module: str, code: str, config: Config, rows: Iterable[Tunable]) -> None:
+        self._decider, self._module, self._code = decider, module, code
+        self._config, self._rows = config, list(rows)
+        name = os.uname()
+        boot_id = BOOT_ID.read_text().strip()
+        mem_bytes = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+        self._host = Machine(name.nodename, name.release, name.machine, os.cpu_count() or 1, mem_bytes, boot_id)
+        self._id = f"{boot_id}.{decider}.{os.getpid()}.{time.monotonic_ns()}"
+
+    def head(self, number: int, memory: Memory, probes: Iterable[Probe]) -> Head:
+        """The head of a segment that begins now."""
+        tai_ns = time.clock_gettime_ns(time.CLOCK_TAI)
+        return Head(
+            schema=VERSION,
+            decider=self._decider,
+            module=self._module,
+            code=self._code,
+            session=self._id,
+            number=number,
+            t_ns=time.monotonic_ns(),
+            tai_ns=tai_ns,
+            tai_offset_s=round((tai_ns - time.time_ns()) / 1e9),
+            host=self._host,
+            config=self._config,
+            rows=self._rows,
+            probes=list(probes),
+            memory=memory,
+        )
 
 
 class Recorder:

@@ -17,12 +17,15 @@ from typing import Any, cast
 
 import msgspec
 
-from bus import config, link, plugins, roles
+from bus import config, link, plugins, roles, tunables
 from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.config import ConfigError
 from bus.notify import notify
-from bus.schema import TOPICS, VERSION, AnyEvent, Beat
+from bus.recorder import Recorder, Session
+from bus.revision import revision
+from bus.schema import TOPICS, VERSION, AnyEvent, Beat, Probe
 from bus.stop import stop_signals
+from bus.tape import Memory
 from deciders.engine import Decider, DeciderModule, decide
 
 SECOND_S = 1.0
@@ -39,6 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = config.load(options.config)
         decider = load(options.name, settings)
         with stop_signals() as stop, contextlib.closing(Live(options.run_dir, decider, stop)) as live:
+            if options.tape and settings.tape.on:
+                live.record(options.tape, settings)
             live.run()
     except (OSError, ConfigError) as error:
         print(f"decider-{options.name}: {error}", file=sys.stderr)
@@ -49,6 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = RoleParser("deciders", "Decides on one thing, from events, and asks the actuator for it.")
     parser.add_argument("name", help="the decider, e.g. tcp_buffer")
+    parser.add_argument("--tape", type=Path, default=None, help="the directory to record in; default: no recording")
     return parser.parse_args(argv)
 
 
@@ -59,15 +65,20 @@ def load(name: str, settings: config.Config) -> Decider:
     return Decider(module, policy)
 
 
-def _module(name: str) -> DeciderModule:
+def place(name: str) -> str:
+    """The module of the decider of this name. Raises ConfigError when there is none."""
     built_in = roles.BUILT_IN_DECIDERS.get(name)
-    path = built_in.module if built_in else None
-    if path is None:
-        others = {tuner.name: tuner.module for tuner in plugins.tuners()}
-        path = others.get(name)
-        if path is None:
-            known = ", ".join(sorted((*roles.BUILT_IN_DECIDERS, *others)))
-            raise ConfigError(f"no decider {name!r}; there are: {known}")
+    if built_in:
+        return built_in.module
+    others = {tuner.name: tuner.module for tuner in plugins.tuners()}
+    if name not in others:
+        known = ", ".join(sorted((*roles.BUILT_IN_DECIDERS, *others)))
+        raise ConfigError(f"no decider {name!r}; there are: {known}")
+    return others[name]
+
+
+def _module(name: str) -> DeciderModule:
+    path = place(name)
     try:
         module = importlib.import_module(path)
     except ImportError as error:
@@ -105,17 +116,43 @@ class Live:
         self._sender = link.WishSender(roles.wish_path(run_dir, decider.name))
         self._beats = 0
         self._consumed = 0
+        self._folded = 0
+        self._recorder: Recorder | None = None
+        self._probes: dict[str, Probe] = {}
         self._poller = link.Poller()
         self._poller.add(link.Descriptor(stop))
         for subscriber in self._subscribers:
             self._poller.add(subscriber)
 
+    def record(self, folder: Path, settings: config.Config) -> None:
+        """Keep a tape in this folder. Raises ConfigError, or OSError where the sources of the decider are not to be
+        read."""
+        module = place(self._decider.name)
+        rows = config.narrowed(tunables.table(row for tuner in plugins.tuners() for row in tuner.rows), settings)
+        session = Session(self._decider.name, module, revision(module), settings, rows.values())
+        mib = 1 << 20
+        self._recorder = Recorder(
+            folder,
+            settings.tape.max_mib * mib,
+            settings.tape.segment_mib * mib,
+            lambda number: session.head(number, self._memory(), self._probes.values()),
+        )
+        for subscriber in self._subscribers:
+            subscriber.tap = self._recorder.batch
+
     def run(self) -> None:
         """Decide until told to stop."""
         self._tell("READY=1")
-        for _, wishes in decide(self._events(), [self._decider]):
+        for event, wishes in decide(self._events(), [self._decider]):
+            self._folded += 1
+            if type(event) is Probe:
+                self._probes[event.name] = event
             for wish in wishes:
                 self._sender.send(wish)
+                if self._recorder:
+                    self._recorder.asked(self._folded, wish)
+        if self._recorder:
+            self._recorder.close(time.monotonic_ns(), self._folded)
         self._tell("STOPPING=1")
 
     def close(self) -> None:
@@ -127,6 +164,9 @@ class Live:
     def _events(self) -> Iterator[AnyEvent]:
         told_s = time.monotonic()
         while True:
+            # Whoever asks for the next event has folded the last one: here, all that came is done.
+            if self._recorder:
+                self._recorder.turn(time.monotonic_ns(), self._folded)
             ready = self._poller.wait(max(0.0, told_s + SECOND_S - time.monotonic()))
             for source in ready:
                 if isinstance(source, link.Subscriber):
@@ -148,6 +188,11 @@ class Live:
             self._beats += self._sender.sent - sent
         self._consumed = received
 
+    def _memory(self) -> Memory:
+        heard = {each.publisher: (each.numbering.epoch_ns, each.numbering.next) for each in self._subscribers}
+        state, sent = self._decider.remember()
+        return Memory(self._folded, heard, state, sent)
+
     def _received(self) -> int:
         return sum(subscriber.received for subscriber in self._subscribers)
 
@@ -158,6 +203,8 @@ class Live:
             "gaps": {subscriber.publisher: subscriber.lost for subscriber in self._subscribers},
             "wishes": self._sender.sent - self._beats,
             "dropped": self._sender.dropped,
+            "tape": self._recorder.trouble if self._recorder else "off",
+            "tape_bytes": self._recorder.written if self._recorder else 0,
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
 
