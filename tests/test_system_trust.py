@@ -17,6 +17,7 @@ from typing import Any
 
 import msgspec
 import pytest
+import zmq
 
 from actuators.change import Writer
 from actuators.foreign import Foreign
@@ -163,10 +164,26 @@ def test_of_a_thousand_foreign_writes_that_race_an_active_tuner_none_is_overwrit
         running.stop()
 
 
+def lane_as(decider: str, run_dir: Path) -> link.WishSender:
+    """A way to the actuator that was opened in the decider's name: nobody else's is taken, not even root's."""
+    path = roles.wish_path(run_dir, decider)
+    os.setegid(path.parent.stat().st_gid)  # the C library does so in all threads; zmq connects in one of its own
+    try:
+        sender = link.WishSender(path)
+        sender.socket.disconnect(f"ipc://{path}")
+        with sender.socket.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED) as monitor:
+            sender.socket.connect(f"ipc://{path}")
+            assert monitor.poll(10_000), "the lane does not take us"
+            sender.socket.disable_monitor()
+    finally:
+        os.setegid(0)
+    return sender
+
+
 def test_no_red_team_moves_a_value_out_of_its_bounds_by_the_witness_of_bpf(folder: Path, netns: NetNs) -> None:
     running = Running(folder, "--mode", "enforce", "--only", "tcp_buffer", "--netns", str(netns.cookie))
     witness = link.Subscriber(roles.events_path(running.run_dir, "collector-bpf"), "collector-bpf")
-    lane = link.WishSender(roles.wish_path(running.run_dir, "tcp_buffer"))
+    lane = lane_as("tcp_buffer", running.run_dir)
     row = tunables.table()[RMEM]
     actuator = running.pids()["actuator"]
     rng = random.Random(7)
@@ -212,7 +229,7 @@ def _good(lane: link.WishSender, netns: NetNs) -> None:
 def test_with_every_other_process_dead_the_dead_man_ends_a_trial_at_its_lease(folder: Path, netns: NetNs) -> None:
     running = Running(folder, "--mode", "enforce", "--netns", str(netns.cookie))
     try:
-        sender = link.WishSender(roles.wish_path(running.run_dir, "tcp_buffer"))
+        sender = lane_as("tcp_buffer", running.run_dir)
         wish = Wish(1, time.monotonic_ns(), 10**10, RMEM, netns.cookie, netns.inode, 262144, 393216, "why", {})
         sender.send(wish)
         wait_for(lambda: value(netns) == 393216, "the wish is granted")
