@@ -3,6 +3,7 @@ word and never a traceback: a bad frame its segment, a bad stream its file. The 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -40,23 +41,19 @@ class Segment(Struct, frozen=True):
     """A part of a file that can be replayed on its own."""
 
     path: Path
+    offset: int
+    """Of its head in the file."""
     source: int
-    number: int
-    """Which of the heads of this source in the file it begins with."""
     head: Head
 
     def blocks(self) -> Iterator[Block | End | Damage]:
-        """What is in it, up to the end or the damage that ends it."""
-        seen = -1
-        for source, item in items(self.path):
-            if source not in (self.source, ALL):
-                continue
+        """What is in it, up to its end, or the damage that ends it."""
+        mine = (item for source, item in _walk(self.path, self.offset) if source in (self.source, ALL))
+        next(mine)
+        for item in mine:
             if isinstance(item, Head):
-                seen += 1
-                if seen > self.number:
-                    return
-            elif seen == self.number or source == ALL:
-                yield item
+                return
+            yield item
 
 
 ALL = -1
@@ -82,19 +79,23 @@ def find(paths: Iterable[Path]) -> list[Path]:
 def segments(path: Path) -> list[Segment]:
     """The segments of a file, in their order. TapeError when it is no tape at all."""
     found: list[Segment] = []
-    counts: dict[int, int] = {}
-    for source, item in items(path):
-        if isinstance(item, Head):
-            found.append(Segment(path, source, counts.get(source, 0), item))
-            counts[source] = counts.get(source, 0) + 1
+    for offset, packed in _packed(path, 0):
+        if isinstance(packed, Packed) and packed.kind == "head":
+            with contextlib.suppress(TapeError):
+                # A damaged one is told of by items(), and by the segment before it.
+                found.append(Segment(path, offset, packed.source, tape.head(packed.unpack())))
     return found
 
 
 def items(path: Path) -> Iterator[tuple[int, Head | Block | End | Damage]]:
     """All of a file in its order, with the source of each. A source is damaged up to its next head; ALL, to the end.
     TapeError when it is no tape at all, or one of a newer format."""
+    return _walk(path, 0)
+
+
+def _walk(path: Path, start: int) -> Iterator[tuple[int, Head | Block | End | Damage]]:
     sound: dict[int, bool] = {}
-    for offset, packed in _packed(path):
+    for offset, packed in _packed(path, start):
         where = f"{path}, byte {offset}"
         if isinstance(packed, Damage):
             yield ALL, packed
@@ -144,8 +145,8 @@ def _item(packed: Packed) -> Head | Block | End:
     return tape.end(payload) if packed.kind == "end" else Block(tape.split(payload))
 
 
-def _packed(path: Path) -> Iterator[tuple[int, Packed | Damage]]:
-    """The frames with their offsets, and the damage that ends them, where there is any."""
+def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
+    """The frames from byte `start` on with their offsets, and the damage that ends them, where there is any."""
     try:
         with path.open("rb") as file:
             size = path.stat().st_size
@@ -159,8 +160,11 @@ def _packed(path: Path) -> Iterator[tuple[int, Packed | Damage]]:
                 max_map_len=0,
                 max_ext_len=0,
             )
-            _begin(path, unpacker)
-            while (offset := unpacker.tell()) < size:
+            if start:
+                file.seek(start)
+            else:
+                _begin(path, unpacker)
+            while (offset := start + unpacker.tell()) < size:
                 found = _next(unpacker)
                 if isinstance(found, str):
                     yield offset, Damage(f"{path}, byte {offset}", f"{found}; the rest is not read")
