@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from trimtab import cli_tapes
 from trimtab.options import MODES, Commands, as_json, dirs, netns, version
 
 EPILOG = (
@@ -237,6 +238,10 @@ def release(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool)
     After `trimtab hold`, a rollback, or a foreign write.
     """
     return _order(run_dir, state_dir, as_json, verb="release", tunable=key, netns=netns)
+
+
+for command in cli_tapes.COMMANDS:
+    cli.add_command(command)
 
 
 @cli.group()

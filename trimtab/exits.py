@@ -30,7 +30,11 @@ def need_root(what: str) -> None:
 def expected() -> tuple[type[Exception], ...]:
     """The errors that a user or a host can cause. Only those of modules already imported can have been raised."""
     kinds: list[type[Exception]] = [OSError]
-    for module, name in (("bus.config", "ConfigError"), ("actuators.state_dir", "JournalError")):
+    for module, name in (
+        ("bus.config", "ConfigError"),
+        ("actuators.state_dir", "JournalError"),
+        ("bus.tape", "TapeError"),
+    ):
         if module in sys.modules:
             kinds.append(getattr(sys.modules[module], name))
     return tuple(kinds)

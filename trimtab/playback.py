@@ -1,0 +1,63 @@
+"""A recorded segment as events again, and its decider as it was when the segment began."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import msgspec
+
+from bus.config import Config
+from bus.numbering import Numbering
+from bus.schema import AnyEvent
+from bus.tape import ASKED, End, Head, TapeError
+from bus.tape_reader import Block, Damage, Segment, events, lanes
+from deciders.__main__ import load
+from deciders.engine import Decider
+
+
+class Playback:
+    """One segment, played once: iterate over `events()`, then look at what else was found."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.asked: list[tuple[int, bytes]] = []
+        """The recorded wishes as far as events() has come: (events folded by then since the process began, message)."""
+        self.damage: list[Damage] = []
+        self.end: End | None = None
+
+    def events(self) -> Iterator[AnyEvent]:
+        """The events in the order in which the process folded them, Gaps included. Damage ends them."""
+        numbering = lanes(self.segment.head)
+        for item in self.segment.blocks():
+            if isinstance(item, Damage):
+                self.damage.append(item)
+            elif isinstance(item, End):
+                self.end = item
+            else:
+                yield from self._block(item, numbering)
+
+    def _block(self, block: Block, numbering: dict[str, Numbering]) -> Iterator[AnyEvent]:
+        for kind, at, raw in block.records:
+            if kind == ASKED:
+                self.asked.append((at, raw))
+            else:
+                yield from events(numbering, raw)
+
+
+def begins(head: Head) -> bool:
+    """Whether a segment can be played from its head alone: its decider's memory is known, or empty."""
+    return bool(head.memory.state) or not head.memory.events
+
+
+def decider(head: Head, config: Config | None = None, name: str = "") -> Decider:
+    """The decider of a head as it was then; with another configuration or of another name: as that one begins.
+
+    Raises ConfigError for a policy that is none, TapeError for a memory that is none of this decider's.
+    """
+    found = load(name or head.decider, config or head.config)
+    if head.memory.state and not config and name in ("", head.decider):
+        try:
+            found.recall(head.memory.state, head.memory.sent)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise TapeError(f"the memory of {head.decider} is none that this trimtab understands: {error}") from None
+    return found
