@@ -1,15 +1,20 @@
-"""What all tests share: under CI a skip is a failure, so that no missing need hides behind one; and the host's lock."""
+"""What all tests share: under CI a skip is a failure, so that no missing need hides behind one; how many processes they
+run in, in what order; and the host, which a test shares with the others that run, or has to itself."""
 
 from __future__ import annotations
 
 import fcntl
 import os
 from collections.abc import Generator, Iterator
+from contextlib import contextmanager
 
 import pytest
 
 KERNEL = "kernel: "
 """A skip whose reason starts so names what the running kernel cannot do; that alone no set-up can supply."""
+
+MOST_PROCESSES = 8
+LOCKS = "/run/lock/trimtab-tests"
 
 
 @pytest.hookimpl(wrapper=True)
@@ -22,9 +27,56 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """The whole suite runs in two processes per processor, as its tests wait half of their time; files that are named
+    on the command line run in this one."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS:
+        return 0
+    return min(2 * len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """With several processes the files with system tests come first: they take longest, and the small ones fill up."""
+    if hasattr(config, "workerinput"):
+        system = {item.path for item in items if item.get_closest_marker("system")}
+        items.sort(key=lambda item: item.path not in system)
+
+
 @pytest.fixture
-def the_host() -> Iterator[None]:
-    """For tests that change what is the whole host's and put it back: one at a time, also of several runs at once."""
-    with open("/run/lock/trimtab-tests.lock", "a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+def the_host() -> None:
+    """For tests that change what is the whole host's and put it back, or that time alone decides: such a test runs
+    alone, also of several runs at once (see `pytest_runtest_protocol`)."""
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Around all else of a test, so that its time limit does not count the wait. The long ones are left out: they run
+    tests themselves, and would wait for what they hold."""
+    if item.get_closest_marker("long"):
+        return (yield)
+    with holding_host("the_host" in getattr(item, "fixturenames", ())):
+        return (yield)
+
+
+@contextmanager
+def holding_host(alone: bool) -> Iterator[None]:
+    """Through a turnstile, that a stream of those who share does not keep out one who wants to be alone."""
+    with _locked("turnstile", fcntl.LOCK_EX) as turnstile, _locked("host", fcntl.LOCK_EX if alone else fcntl.LOCK_SH):
+        fcntl.flock(turnstile, fcntl.LOCK_UN)
         yield
+
+
+@contextmanager
+def _locked(name: str, how: int) -> Iterator[int]:
+    """Of a file that any user may open, and let go by word: a child that was forked meanwhile would keep it."""
+    try:
+        lock = os.open(f"{LOCKS}-{name}.lock", os.O_RDONLY)
+    except FileNotFoundError:
+        lock = os.open(f"{LOCKS}-{name}.lock", os.O_RDONLY | os.O_CREAT, 0o644)
+    try:
+        fcntl.flock(lock, how)
+        yield lock
+    finally:
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        os.close(lock)

@@ -450,7 +450,7 @@ def test_what_stands_in_the_way_is_one_line_and_exit_1(
 ) -> None:
     (tmp_path / "bad.toml").write_text('colour = "blue"')
     (tmp_path / "good.toml").touch()
-    assert main([kind, "--run-dir", str(tmp_path / "nowhere"), "--config", str(tmp_path / config)]) == 1
+    assert main([kind, "--run-dir", str(tmp_path / "no"), "--config", str(tmp_path / config)]) == 1
     said = capsys.readouterr().err
     assert said.startswith(f"collector-{kind}: ")
     assert reason in said
