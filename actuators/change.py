@@ -16,7 +16,7 @@ from collections.abc import Collection
 from actuators import gate
 from actuators.gate import Grant, Refused, View
 from actuators.parts import Parts
-from actuators.records import Intent, Spot, Swap
+from actuators.records import Intent, Spot, Swap, Twin
 from actuators.state_dir import JournalError
 from actuators.voice import Verdict, clipped
 from bus.config import Mode
@@ -102,21 +102,27 @@ class Writer:
             value,
             kept.original if kept else value,
             self._keeper.held(spot),
-            self._kernel.related((*row.at_most, *row.at_least), wish.netns, wish.netns_ino),
+            self._kernel.related(row.related, wish.netns, wish.netns_ino),
             self._keeper.pace.changed_ns(spot),
             self._fence,
             self._keeper.pace.turns(spot),
             self._keeper.pace.rising(spot),
             self._keeper.pace.by[row.decider],
             self._keeper.pace.by.total(),
+            Spot(row.twin, wish.netns) in self._keeper.standing,
         )
 
     def _intent(self, wish: Wish, asker: str, grant: Grant) -> Intent:
         spot = Spot(grant.tunable, grant.netns)
         kept = self._keeper.standing.get(spot)
         original = kept.original if kept else grant.old
+        twin = kept.twin if kept else self._twin(grant)
         site = self._kernel.site(grant.netns)
-        return Intent(spot, site, asker, grant.old, grant.new, wish.why, dict(wish.evidence), original)
+        return Intent(spot, site, asker, grant.old, grant.new, wish.why, dict(wish.evidence), original, twin)
+
+    def _twin(self, grant: Grant) -> Twin | None:
+        counts = grant.beside and not grant.old
+        return Twin(self._rows[grant.tunable].twin, grant.beside) if counts else None
 
     def _advise(self, wish: Wish, intent: Intent) -> None:
         number, fresh = self._keeper.advise(intent)
@@ -137,7 +143,7 @@ class Writer:
             self._tell(wish, intent.decider, "failed", why, intent.old, number)
             return
         try:
-            swap = self._kernel.swap(intent.spot, intent.site.inode, intent.old, intent.new)
+            swap = self._kernel.swap(intent.spot, intent.site.inode, intent.old, intent.new, intent.twin)
         except NamespaceGoneError:
             self._undo.lost(self._keeper.standing[intent.spot])
             self._tell(wish, intent.decider, "failed", "the namespace has gone", intent.old, number)
@@ -151,11 +157,11 @@ class Writer:
         self._settle(wish, intent, number, swap, stood)
 
     def _settle(self, wish: Wish, intent: Intent, number: int, swap: Swap, stood: int | None) -> None:
-        if swap.found == intent.old and swap.stands == intent.new and not swap.error:
+        if swap.found == intent.old and swap.stands == intent.new and not swap.error and not swap.theirs:
             self._keeper.settle(intent.spot, "trial", "", intent.new, (number,))
             self._voice.changed(intent, number)
             self._tell(wish, intent.decider, "written", intent.why, intent.new, number)
-        elif swap.stands == intent.old:
+        elif swap.stands == intent.old and not swap.theirs:
             why = swap.error or f"the kernel took the write and {intent.old} still stands there"
             self._keeper.settle(intent.spot, "failed", why, stood, (number,))
             self._tell(wish, intent.decider, "failed", why, swap.stands, number)

@@ -31,9 +31,12 @@ class Foreign:
         self._kernel = parts.kernel
         self._undo = parts.undo
         self._proc = proc
-        self._by_path: dict[str, list[Tunable]] = {}
+        self._by_path: dict[str, list[tuple[Tunable, str]]] = {}
+        """A row, and its own name or its twin's."""
         for row in parts.rows.values():
-            self._by_path.setdefault(row.path, []).append(row)
+            self._by_path.setdefault(row.path, []).append((row, row.name))
+            if row.twin:
+                self._by_path.setdefault(row.twin.replace(".", "/"), []).append((row, row.twin))
         # BPF tells pids as the initial pid namespace counts them; elsewhere we could not tell ourselves from others.
         self._blind = os.stat(proc / "self/ns/pid").st_ino != INITIAL_PID_NS
         self._own = os.getpid()
@@ -42,19 +45,22 @@ class Foreign:
         """Somebody wrote a sysctl."""
         if event.pid == self._own or self._blind:
             return
-        for row in self._by_path.get(event.name, ()):
-            spot = Spot(row.name, 0 if row.scope == "host" else event.netns)
+        for row, name in self._by_path.get(event.name, ()):
+            netns = 0 if row.scope == "host" else event.netns
             values = _values(event.new)
             value = values[row.index] if row.index < len(values) else None
-            kept = self._keeper.standing.get(spot)
-            ours = None if value is None else self._kernel.overwritten(spot, event.t_ns, value)
-            met = ours not in (None, value) and self._give_back(spot, event, values, ours)
-            if not kept or (event.comm == REAPPLIES and value == kept.stands):
+            kept = self._keeper.standing.get(Spot(row.name, netns))
+            written = Spot(name, netns)
+            ours = None if value is None else self._kernel.overwritten(written, event.t_ns, value)
+            met = ours not in (None, value) and self._give_back(written, event, values, ours)
+            if not kept or (event.comm == REAPPLIES and written == kept.spot and value == kept.stands):
                 continue
             if event.t_ns < kept.since_ns and not met:
                 continue
             # A write that the kernel will refuse counts as well: somebody wants something else there.
-            self._undo.cede(kept, kept.stands if value is None else value, who=self._who(event))
+            beside = value if name == row.twin else None
+            found = kept.stands if value is None or beside is not None else value
+            self._undo.cede(kept, found, who=self._who(event), beside=beside)
 
     def _give_back(self, spot: Spot, event: SysctlWrite, values: list[int], ours: int | None) -> bool:
         """Our write and theirs met. If ours came last, theirs is put back, since the administrator wins."""

@@ -21,8 +21,6 @@ TURNS_MAX = 2
 """A key turns round so often within an hour; the next time it is parked."""
 DECIDER_PER_HOUR = 3600
 HOST_PER_HOUR = 7200
-DEAD_BAND = 128
-"""A change below value / DEAD_BAND is not worth a write, unless it leads to a bound or back to the original."""
 
 
 class View(Struct, frozen=True):
@@ -35,7 +33,7 @@ class View(Struct, frozen=True):
     held: str = ""
     """Why hands are off this key; empty when they are not."""
     related: Mapping[str, int] = {}
-    """The values of the tunables that the row's at_most and at_least name."""
+    """The values of the tunables that the row's at_most, at_least and twin name."""
     changed_ns: tuple[int, ...] = ()
     """When this key was last written, CLOCK_MONOTONIC, oldest first; an hour's worth."""
     fence: Collection[int] = ()
@@ -48,6 +46,8 @@ class View(Struct, frozen=True):
     """How many wishes of this decider were carried out within the hour."""
     all_asked: int = 0
     """And of all deciders."""
+    twin_ours: bool = False
+    """A value of ours stands in its twin."""
 
 
 class Refused(Struct, frozen=True):
@@ -66,6 +66,8 @@ class Grant(Struct, frozen=True):
     netns: int
     old: int
     new: int
+    beside: int = 0
+    """What its twin is, which the change makes 0."""
 
 
 class _Case(Struct, frozen=True):
@@ -92,7 +94,7 @@ def admit(row: Tunable | None, bounds: Bounds, wish: Wish, asker: str, view: Vie
         refused = check(case)
         if refused is not None:
             return refused
-    return Grant(found.name, wish.netns, view.value, wish.want)
+    return Grant(found.name, wish.netns, view.value, wish.want, view.related.get(found.twin, 0))
 
 
 def _screened(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int], now_ns: int) -> Tunable | Refused:
@@ -168,9 +170,12 @@ def _step(case: _Case) -> Refused | None:
     change = abs(case.wish.want - case.view.value)
     if change == 0:
         return Refused("nothing", f"{case.view.value} stands there already")
+    if case.row.twin and not value:
+        # The twin counts. No step can be measured from there, so the bounds are all that limits this one.
+        return None
     ends = (case.bounds.low, case.bounds.high, case.view.original)
-    if change < value // DEAD_BAND and case.wish.want not in ends:
-        return Refused("dead-band", f"a change by {change} is less than 1/{DEAD_BAND} of {case.view.value}")
+    if change < int(case.row.dead_band * value) and case.wish.want not in ends:
+        return Refused("dead-band", f"a change by {change} is less than {case.row.dead_band:g} of {case.view.value}")
     if change > max(1, case.row.step * value):
         return Refused("step", f"a change by {change} is more than {case.row.step:g} of {case.view.value}")
     return None
@@ -204,7 +209,9 @@ def _crowd(case: _Case) -> Refused | None:
 
 def _relations(case: _Case) -> Refused | None:
     want, related = case.wish.want, case.view.related
-    for name in (*case.row.at_most, *case.row.at_least):
+    if case.view.twin_ours:
+        return Refused("twin", f"a value of trimtab's stands in {case.row.twin}, the twin of {case.row.name}")
+    for name in case.row.related:
         if name not in related:
             return Refused("relation", f"the value of {name}, which bounds {case.row.name}, is not known")
     for name in case.row.at_most:

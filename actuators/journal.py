@@ -17,7 +17,21 @@ import msgspec
 from actuators import originals, state_dir
 from actuators.originals import Originals
 from actuators.pace import Move
-from actuators.records import STANDING, Confirmed, Hold, Intent, Key, Site, Spot, Stamp, State, Stood, machine, stamp
+from actuators.records import (
+    STANDING,
+    Confirmed,
+    Hold,
+    Intent,
+    Key,
+    Site,
+    Spot,
+    Stamp,
+    State,
+    Stood,
+    Twin,
+    machine,
+    stamp,
+)
 from actuators.state_dir import JournalError
 from actuators.store import Store
 from bus.netns import HOST
@@ -161,23 +175,29 @@ class Journal:
     def standing(self, spot: Spot) -> list[Stood]:
         """The changes of a key that stand, oldest first."""
         rows = self._store.read(
-            f"SELECT id, decider, old, new, state, t_ns FROM changes WHERE {_STANDING} AND {_HERE} ORDER BY id",
+            "SELECT id, decider, old, new, state, t_ns, twin, twin_value FROM changes "
+            f"WHERE {_STANDING} AND {_HERE} ORDER BY id",
             self._here(spot),
         )
-        return [Stood(*row) for row in rows]
+        return [
+            Stood(number, decider, old, new, state, t_ns, _twin(name, value))
+            for number, decider, old, new, state, t_ns, name, value in rows
+        ]
 
     def restorable(self) -> list[Confirmed]:
         """What was confirmed in the last boot that confirmed anything of a key, and was not applied again since."""
         rows = self._store.read(
-            f"SELECT tunable, scope, boot_id, coalesce(machine, ''), decider, old, new, id FROM changes "
-            f"LEFT JOIN boots USING (boot_id) WHERE {_RESTORABLE} AND boot_id <> ? ORDER BY tunable, id",
+            "SELECT tunable, scope, boot_id, coalesce(machine, ''), decider, old, new, id, twin, twin_value "
+            f"FROM changes LEFT JOIN boots USING (boot_id) WHERE {_RESTORABLE} AND boot_id <> ? ORDER BY tunable, id",
             (self._boot_id,),
         )
         found: dict[tuple[str, str], Confirmed] = {}
-        for tunable, scope, boot_id, where, decider, old, new, number in rows:
+        for tunable, scope, boot_id, where, decider, old, new, number, name, stood in rows:
             before = found.get((tunable, boot_id))
             original, ids = (before.original, before.ids) if before else (old, ())
-            found[tunable, boot_id] = Confirmed(tunable, scope, where, decider, original, new, (*ids, number))
+            found[tunable, boot_id] = Confirmed(
+                tunable, scope, where, decider, original, new, (*ids, number), _twin(name, stood)
+            )
         last = {one.tunable: one for one in found.values()}
         every = {name: sum((one.ids for one in found.values() if one.tunable == name), ()) for name in last}
         return [msgspec.structs.replace(one, ids=every[name]) for name, one in last.items()]
@@ -237,8 +257,8 @@ class Journal:
     def _insert(self, db: sqlite3.Connection, intent: Intent, state: State, now: Stamp, advice: str = "") -> int:
         cursor = db.execute(
             "INSERT INTO changes (t_tai_ns, tai_known, t_ns, boot_ns, boot_id, tunable, scope, netns, netns_ino, "
-            "netns_name, decider, old, new, why, evidence, state, advice) "
-            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            "netns_name, decider, old, new, why, evidence, state, advice, twin, twin_value) "
+            "VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
             (
                 now.tai_ns,
                 now.tai_known,
@@ -257,6 +277,8 @@ class Journal:
                 msgspec.json.encode(intent.evidence).decode(),
                 state,
                 advice,
+                intent.twin.name if intent.twin else "",
+                intent.twin.value if intent.twin else 0,
             ),
         )
         return int(cursor.lastrowid or 0)
@@ -271,7 +293,9 @@ class Journal:
         with self._store.transaction() as db:
             for write in found.writes:
                 why = f"recovered from {originals.NAME}"
-                intent = Intent(write.spot, write.site, write.decider, write.old, write.new, why, {}, write.original)
+                intent = Intent(
+                    write.spot, write.site, write.decider, write.old, write.new, why, {}, write.original, write.twin
+                )
                 self._key(db, intent.spot, intent.site, intent.original)
                 self._insert(db, intent, "intent", stamp())
             for hold in found.holds:
@@ -281,13 +305,19 @@ class Journal:
         lines: list[originals.Line] = []
         for key in self.keys():
             lines += [
-                originals.Write(key.spot, self._boot_id, key.site, last.decider, key.original, last.old, last.new)
+                originals.Write(
+                    key.spot, self._boot_id, key.site, last.decider, key.original, last.old, last.new, last.twin
+                )
                 for last in self.standing(key.spot)[-1:]
             ]
         for hold in self.holds():
             boot_id = EVER if hold.ever else self._boot_id
             lines.append(originals.Held(hold.spot, boot_id, hold.why, hold.since_tai_ns, hold.until_tai_ns))
         self._originals.compact(lines)
+
+
+def _twin(name: str, value: int) -> Twin | None:
+    return Twin(name, value) if name else None
 
 
 def _advice(intent: Intent) -> str:

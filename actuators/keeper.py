@@ -19,7 +19,7 @@ from actuators import originals
 from actuators.gate import HOUR_NS
 from actuators.journal import Journal
 from actuators.pace import Move, Pace
-from actuators.records import ON_TRIAL, STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, stamp
+from actuators.records import ON_TRIAL, STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, Twin, stamp
 from actuators.relations import Relations
 from actuators.state_dir import JournalError
 
@@ -53,6 +53,11 @@ class Standing(Struct):
         return self.original if change == min(self.changes) else self.changes[change].old
 
     @property
+    def twin(self) -> Twin | None:
+        """What stood in its twin where the original is 0."""
+        return self.changes[self.newest].twin if self.changes else None
+
+    @property
     def decider(self) -> str:
         """Who asked for the newest change."""
         return self.changes[self.newest].decider if self.changes else ""
@@ -66,6 +71,11 @@ class Leftover(Struct, frozen=True):
     original: int
     last_written: int | None
     stood: list[Stood]
+
+    @property
+    def twin(self) -> Twin | None:
+        """What stood in its twin where the original is 0."""
+        return self.stood[-1].twin if self.stood else None
 
 
 class _Pending(Struct, frozen=True):
@@ -141,7 +151,11 @@ class Keeper:
         except JournalError:
             found = [
                 Leftover(
-                    line.spot, line.site, line.original, None, [Stood(0, line.decider, line.old, line.new, "intent")]
+                    line.spot,
+                    line.site,
+                    line.original,
+                    None,
+                    [Stood(0, line.decider, line.old, line.new, "intent", twin=line.twin)],
                 )
                 for line in originals.read(self._folder, self._boot_id).writes
             ]
@@ -164,7 +178,7 @@ class Keeper:
         now_ns = stamp().t_ns
         self.pace.note(Move(now_ns, intent.spot, intent.decider, intent.new > intent.old))
         kept = self.adopt(intent.spot, intent.site, intent.original, intent.old, now_ns)
-        kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent", now_ns)
+        kept.changes[number] = Stood(number, intent.decider, intent.old, intent.new, "intent", now_ns, intent.twin)
         self.counts["intent"] += 1
         return number
 

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from actuators.namespaces import Namespaces
 from actuators.netlink import NeighTables
-from actuators.records import Site, Spot, Swap
+from actuators.records import Site, Spot, Swap, Twin
 from actuators.sysctl import Sysctl
 from bus.tunables import Tunable
 
@@ -51,20 +51,42 @@ class Kernel:
         """What stands there. inode: where to look for its namespace first."""
         return self._sysctl.read(spot, inode)
 
-    def swap(self, spot: Spot, inode: int, old: int, new: int) -> Swap:
-        """Write new if old stands there, and read back."""
+    def swap(self, spot: Spot, inode: int, old: int, new: int, twin: Twin | None = None) -> Swap:
+        """Write new if old stands there, and read back. twin: what stands in its twin where this one is 0. A 0 is put
+        back by writing that."""
         row = self._rows.get(spot.tunable)
+        aside = twin.value if twin else 0
+        before, after = (old, 0 if old else aside), (new, 0 if new else aside)
         began_ns = time.monotonic_ns()
         try:
+            if twin:
+                return self._swap_pair(spot, Spot(twin.name, spot.netns), inode, before, after)
             if row and row.backend == "neightbl":
                 return self._neigh_tables().swap(spot, old, new)
             return self._sysctl.swap(spot, inode, old, new)
         finally:
-            ended_ns = time.monotonic_ns()
-            recent = [swap for swap in self._swaps.pop(spot, ()) if swap.ended_ns > began_ns - IN_FLIGHT_NS]
-            self._swaps[spot] = [*recent[-RECENT_MAX:], Window(began_ns, ended_ns, old, new)]
-            if len(self._swaps) > SWAPS_MAX:
-                del self._swaps[next(iter(self._swaps))]
+            self._note(spot, began_ns, old, new)
+            if row and row.twin:
+                self._note(Spot(row.twin, spot.netns), began_ns, before[1], after[1])
+
+    def _swap_pair(self, spot: Spot, beside: Spot, inode: int, old: tuple[int, int], new: tuple[int, int]) -> Swap:
+        """As swap, for a tunable and its twin at once, one of which is 0. The one that shall not be 0 is written, and
+        the kernel makes the other one 0. A 0 it refuses (vm.dirty_bytes, EINVAL) or takes so that both are 0, a limit
+        of nothing (vm.dirty_ratio; dirty_bytes_handler and dirty_ratio_handler, mm/page-writeback.c)."""
+        found = self.read(spot, inode), self.read(beside, inode)
+        if found != old:
+            return Swap(found[0], found[0], "", theirs=found != new)
+        at = 0 if new[0] else 1
+        swap = self._sysctl.swap((spot, beside)[at], inode, old[at], new[at])
+        stands = self.read(spot, inode), self.read(beside, inode)
+        theirs = swap.found != old[at] or (not swap.error and stands not in (old, new))
+        return Swap(found[0], stands[0], swap.error, theirs)
+
+    def _note(self, spot: Spot, began_ns: int, old: int, new: int) -> None:
+        recent = [swap for swap in self._swaps.pop(spot, ()) if swap.ended_ns > began_ns - IN_FLIGHT_NS]
+        self._swaps[spot] = [*recent[-RECENT_MAX:], Window(began_ns, time.monotonic_ns(), old, new)]
+        if len(self._swaps) > SWAPS_MAX:
+            del self._swaps[next(iter(self._swaps))]
 
     def overwritten(self, spot: Spot, t_ns: int, theirs: int) -> int | None:
         """The value that we may have written over theirs, which was seen on its way at t_ns: between our look and our

@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 from msgspec import Struct
 
-from actuators.records import Hold, Intent, Site, Spot
+from actuators.records import Hold, Intent, Site, Spot, Twin
 from actuators.state_dir import JournalError, file
 
 NAME = "originals.log"
@@ -38,6 +38,7 @@ class Write(_Line, frozen=True):
     original: int
     old: int
     new: int
+    twin: Twin | None = None
 
 
 class Done(_Line, frozen=True):
@@ -105,7 +106,16 @@ class Originals:
     def write(self, intent: Intent) -> None:
         """Before a write; on disk when this returns, for a key's first."""
         self._append(
-            Write(intent.spot, self._boot_id, intent.site, intent.decider, intent.original, intent.old, intent.new)
+            Write(
+                intent.spot,
+                self._boot_id,
+                intent.site,
+                intent.decider,
+                intent.original,
+                intent.old,
+                intent.new,
+                intent.twin,
+            )
         )
         if intent.spot not in self._safe:
             self._sync()

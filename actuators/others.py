@@ -75,8 +75,8 @@ def _tuned(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
         profiles = (root / "etc/tuned/active_profile").read_text().split()
     except OSError:
         profiles = []
-    keys = [key for profile in profiles for key in _profile_keys(root, profile)]
-    ours = tuple(name for name, row in rows.items() if row.sysctl in keys)
+    keys = {key for profile in profiles for key in _profile_keys(root, profile)}
+    ours = tuple(name for name, row in rows.items() if not keys.isdisjoint(row.sysctls))
     profile = f"profile {' '.join(profiles)}" if profiles else "no active profile"
     advice = "what the profile sets is ceded to it" if ours else "no key of ours"
     yield Conflict("TuneD", f"{state}, {profile}: {advice}", ours)
@@ -167,12 +167,7 @@ def _sysctl_d(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     found = settings(root)
     named = {setting.key for setting in found}
     for setting in found:
-        # A glob sets what no line names in full (sysctl.d(5)).
-        ours = tuple(
-            name
-            for name, row in rows.items()
-            if setting.key == row.path or (row.path not in named and fnmatch.fnmatchcase(row.path, setting.key))
-        )
+        ours = tuple(name for name, row in rows.items() if any(_sets(setting.key, path, named) for path in _paths(row)))
         if ours:
             yield Conflict(
                 "sysctl.d",
@@ -180,3 +175,12 @@ def _sysctl_d(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
                 f"{setting.value}: ceded, so left alone unless `cede` in the configuration leaves sysctl.d out",
                 ours,
             )
+
+
+def _paths(row: Tunable) -> tuple[str, ...]:
+    return tuple(name.replace(".", "/") for name in row.sysctls)
+
+
+def _sets(key: str, path: str, named: set[str]) -> bool:
+    """A glob sets what no line names in full (sysctl.d(5))."""
+    return key == path or (path not in named and fnmatch.fnmatchcase(path, key))

@@ -54,6 +54,14 @@ class Site(Struct, frozen=True):
     """Its name under /run/netns, "host" for the initial one, empty where it has none or for the host as a whole."""
 
 
+class Twin(Struct, frozen=True):
+    """What stood in a tunable's twin before trimtab's first write, which made it 0. The name is kept as well: a value
+    is put back also where the row that tells it has gone."""
+
+    name: str
+    value: int
+
+
 class Swap(Struct, frozen=True):
     """What a compare-and-write found and left. Nothing was written unless `found` is what was to be replaced."""
 
@@ -62,6 +70,8 @@ class Swap(Struct, frozen=True):
     """Read back after the write."""
     error: str
     """What the kernel said to the write; empty when it took it."""
+    theirs: bool = False
+    """Somebody else wrote its twin meanwhile, so that what stands is theirs, whatever it is."""
 
 
 class Stamp(Struct, frozen=True):
@@ -88,6 +98,8 @@ class Intent(Struct, frozen=True):
     evidence: Evidence
     original: int
     """What stood there before trimtab's first write."""
+    twin: Twin | None = None
+    """Where the original is 0 because its twin counted."""
 
 
 class Change(Struct, frozen=True):
@@ -119,6 +131,10 @@ class Change(Struct, frozen=True):
     """Stable id of a piece of advice: the same for the same key, values and decider; else empty."""
     repeats: int
     """How often the same advice came again."""
+    twin: str = ""
+    """The tunable's twin, where that counted before trimtab's first write, ..."""
+    twin_value: int = 0
+    """... and what stood there."""
 
     @property
     def spot(self) -> Spot:
@@ -140,6 +156,8 @@ class Stood(Struct, frozen=True):
     state: State
     t_ns: int = 0
     """When it was made, CLOCK_MONOTONIC; 0 where that is not known."""
+    twin: Twin | None = None
+    """As in its Intent: the same in every change of a key."""
 
 
 class Key(Struct, frozen=True):
@@ -163,6 +181,7 @@ class Confirmed(Struct, frozen=True):
     original: int
     value: int
     ids: tuple[int, ...]
+    twin: Twin | None = None
 
 
 class Hold(Struct, frozen=True):

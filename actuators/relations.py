@@ -18,11 +18,15 @@ class Relations:
         """Tunable -> those that it may never pass."""
         self.below: dict[str, set[str]] = {}
         """Tunable -> those that it may never fall below."""
+        self.twin: dict[str, str] = {}
+        """Tunable -> the other name of the same knob."""
         for row in rows.values():
             for name in row.at_most:
                 self._add(row.name, name)
             for name in row.at_least:
                 self._add(name, row.name)
+            if row.twin:
+                self.twin |= {row.name: row.twin, row.twin: row.name}
         self._rows = rows
 
     def _add(self, lower: str, upper: str) -> None:
@@ -39,15 +43,22 @@ class Relations:
         found, new = set[str](), {name}
         while new:
             found |= new
-            new = {other for one in new for other in self.of(one)} - found
+            new = {other for one in new for other in (*self.of(one), self.twin.get(one, one))} - found
         return sorted(other for other in found if other == name or other in self._rows)
 
     def fits(self, name: str, value: int, value_of: Callable[[str], int | None]) -> bool:
-        """Whether `name` may be `value` beside the others; one whose value is None does not count."""
-        above = (value_of(other) for other in self.above.get(name, ()))
-        below = (value_of(other) for other in self.below.get(name, ()))
-        return all(other is None or value <= other for other in above) and all(
-            other is None or value >= other for other in below
+        """Whether `name` may be `value` beside the others; one whose value is None does not count, nor does a 0 which
+        says that the twin counts."""
+
+        def size(other: str, found: int | None) -> int | None:
+            return None if found == 0 and other in self.twin else found
+
+        here = size(name, value)
+        above = (size(other, value_of(other)) for other in self.above.get(name, ()))
+        below = (size(other, value_of(other)) for other in self.below.get(name, ()))
+        return here is None or (
+            all(other is None or here <= other for other in above)
+            and all(other is None or here >= other for other in below)
         )
 
 

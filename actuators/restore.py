@@ -54,17 +54,20 @@ class Restore:
             return self._keeper.held(spot)
         try:
             value = self._kernel.read(spot)
+            beside = self._kernel.read(Spot(one.twin.name, spot.netns)) if one.twin else 0
         except OSError as error:
             return error.strerror or str(error)
+        if one.twin and beside != one.twin.value:
+            return f"{one.twin.name}, its twin, is {beside}, not {one.twin.value} as before trimtab"
         return "" if value == one.original else f"{value} stands there, not {one.original} as before trimtab"
 
     def _apply(self, spot: Spot, one: Confirmed) -> bool:
         site = self._kernel.site(spot.netns) if spot.netns else Site()
         why = f"confirmed in change {one.ids[-1]}, before the reboot"
-        intent = Intent(spot, site, one.decider, one.original, one.value, why, {}, one.original)
+        intent = Intent(spot, site, one.decider, one.original, one.value, why, {}, one.original, one.twin)
         number = self._keeper.intend(intent)
-        swap = self._kernel.swap(spot, 0, one.original, one.value)
-        if swap.stands != one.value:
+        swap = self._kernel.swap(spot, 0, one.original, one.value, one.twin)
+        if swap.stands != one.value or swap.theirs:
             self._keeper.settle(spot, "failed", swap.error or f"{swap.stands} stands there", None, (number,))
             return False
         self._keeper.settle(spot, "confirmed", why, one.value, (number,))

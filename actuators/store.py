@@ -50,6 +50,10 @@ MIGRATIONS: tuple[str, ...] = (
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE boots (boot_id TEXT PRIMARY KEY, machine TEXT NOT NULL) STRICT, WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE changes ADD COLUMN twin TEXT NOT NULL DEFAULT '';
+    ALTER TABLE changes ADD COLUMN twin_value INTEGER NOT NULL DEFAULT 0;
+    """,
 )
 """MIGRATIONS[n] brings a journal of version n (PRAGMA user_version) to n + 1; version 0 is an empty file."""
 
@@ -183,9 +187,18 @@ def _reader(path: Path, how: str) -> sqlite3.Connection:
     db = sqlite3.connect(f"file:{urllib.parse.quote(str(path))}?{how}", uri=True, timeout=BUSY_S)
     try:
         [(version,)] = db.execute("PRAGMA user_version").fetchall()
-        if version != len(MIGRATIONS):
-            raise JournalError(f"{path}: of version {version}; this trimtab reads version {len(MIGRATIONS)}")
+        if version == len(MIGRATIONS):
+            return db
+        # Its writer, an older or a newer trimtab, may still run: an older one's is brought to our version in a copy.
+        copy = sqlite3.connect(":memory:", isolation_level=None)
+        try:
+            db.backup(copy)
+            _migrate(copy, path)
+        except (sqlite3.Error, JournalError):
+            copy.close()
+            raise
+        db.close()
+        return copy
     except (sqlite3.Error, JournalError):
         db.close()
         raise
-    return db

@@ -14,7 +14,7 @@ from msgspec import Struct
 from actuators.keeper import Keeper, Leftover, Standing
 from actuators.kernel import Kernel
 from actuators.pace import Move
-from actuators.records import Spot, State, stamp
+from actuators.records import Spot, State, Swap, stamp
 from actuators.relations import Relations, Target, ordered
 from actuators.voice import Verdict, Voice, clipped
 from bus.netns import NamespaceGoneError
@@ -100,11 +100,25 @@ class Undo:
         the keys there are to undo."""
         return [leftover.spot for leftover in self._keeper.leftovers() if self._take_up(leftover)]
 
-    def cede(self, kept: Standing, found: int, expected: int | None = None, who: str = "somebody else") -> None:
+    def cede(
+        self,
+        kept: Standing,
+        found: int,
+        expected: int | None = None,
+        who: str = "somebody else",
+        beside: int | None = None,
+    ) -> None:
         """Somebody else wrote a key of ours: it is theirs, until `release`. expected: what was to stand there, if it
-        is not what we wrote last."""
+        is not what we wrote last. beside: what they wrote to its twin, if it was that."""
         expected = kept.stands if expected is None else expected
-        why = f"{who} wrote {found}" + (f" in place of {expected}" if found != expected else ", as trimtab had")
+        twin = self.relations.twin.get(kept.spot.tunable, "")
+        if twin and not found and beside is None:
+            # Whoever writes the twin makes this one 0.
+            beside = self._kernel.related([twin], kept.spot.netns, kept.site.inode).get(twin) or None
+        if beside is not None:
+            why = f"{who} wrote {beside} to {twin}, its twin"
+        else:
+            why = f"{who} wrote {found}" + (f" in place of {expected}" if found != expected else ", as trimtab had")
         self._tell(kept, "ceded", why, found)
         self.voice.ceded(kept, why)
         self._keeper.settle(kept.spot, "ceded", why, None, held=why)
@@ -122,27 +136,28 @@ class Undo:
 
     def _restore(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending, tally: Tally) -> None:
         try:
-            stands, error = self._swap(kept, target)
+            swap = self._swap(kept, target)
         except NamespaceGoneError:
             self.lost(kept)
             return
         except OSError as failure:
-            stands, error = kept.stands, failure.strerror or str(failure)
-        if stands == target:
+            swap = Swap(kept.stands, kept.stands, failure.strerror or str(failure))
+        if swap.theirs:
+            self.cede(kept, swap.stands)
+        elif swap.stands == target:
             self._undone(kept, target, ids, ending)
             tally.undone += 1
-        elif stands == kept.stands:
+        elif swap.stands == kept.stands:
             tally.left += 1
-            self.voice.stuck(kept, target, error)
+            self.voice.stuck(kept, target, swap.error)
         else:
-            self.cede(kept, stands)
+            self.cede(kept, swap.stands)
 
-    def _swap(self, kept: Standing, target: int) -> tuple[int, str]:
-        """What stands there afterwards, and the kernel's error."""
+    def _swap(self, kept: Standing, target: int) -> Swap:
         if kept.stands == target:
-            return self._kernel.read(kept.spot, kept.site.inode), ""
-        swap = self._kernel.swap(kept.spot, kept.site.inode, kept.stands, target)
-        return swap.stands, swap.error
+            value = self._kernel.read(kept.spot, kept.site.inode)
+            return Swap(value, value, "")
+        return self._kernel.swap(kept.spot, kept.site.inode, kept.stands, target, kept.twin)
 
     def _undone(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending) -> None:
         if kept.stands != target:
@@ -198,9 +213,16 @@ class Undo:
             value = expected
         kept = self._keeper.adopt(left.spot, left.site, left.original, value if value in ours else expected)
         kept.changes = {stood.id: stood for stood in left.stood}
-        if value not in ours:
+        if value not in ours or (not value and self._twin_differs(left)):
             self.cede(kept, value)
         elif last and last.id and last.state == "intent" and value == last.old != last.new:
             stands = value if len(left.stood) > 1 else None
             self._keeper.settle(left.spot, "failed", "was not carried out", stands, (last.id,))
         return left.spot in self._keeper.standing
+
+    def _twin_differs(self, left: Leftover) -> bool:
+        """A 0 is ours only with that beside it which was there before us."""
+        if left.twin is None:
+            return False
+        beside = self._kernel.related([left.twin.name], left.spot.netns, left.site.inode)
+        return beside.get(left.twin.name, left.twin.value) != left.twin.value

@@ -31,6 +31,9 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Bytes of memory that one unit can cost: for the memory bound only."""
     step: Annotated[float, Meta(gt=0, le=1)]
     """Largest change at once, relative to the value that stands."""
+    dead_band: Annotated[float, Meta(ge=0, lt=1)] = 1 / 128
+    """A smaller change than this, relative to the value that stands, is not worth a write, unless it leads to a bound
+    or back to the original."""
     cooldown_s: Annotated[float, Meta(ge=0)]
     """At least so long between two changes."""
     per_hour: Annotated[int, Meta(ge=1)]
@@ -44,6 +47,9 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Tunables of the same scope that this one may never pass."""
     at_least: tuple[str, ...] = ()
     """Tunables of the same scope that this one may never fall below."""
+    twin: Annotated[str, Meta(pattern=r"^([a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+)?\Z", max_length=128)] = ""
+    """The other name of one knob: the kernel makes each of the two 0 when the other is written, as with vm.dirty_ratio
+    and vm.dirty_bytes (dirty_bytes_handler, mm/page-writeback.c)."""
     guards: tuple[str, ...] = ()
     """Signals that must not get worse while a change is on trial."""
     summary: str
@@ -54,6 +60,11 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
         return self.name.partition("[")[0]
 
     @property
+    def sysctls(self) -> tuple[str, ...]:
+        """Its own dotted name and its twin's: whoever sets either has set it."""
+        return (self.sysctl, *filter(None, (self.twin,)))
+
+    @property
     def path(self) -> str:
         """Below /proc/sys. No row names a device, so a dot always parts two folders."""
         return self.sysctl.replace(".", "/")
@@ -62,6 +73,11 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def index(self) -> int:
         """Which of the sysctl's integers; 0 where it has one."""
         return int(self.name[-2]) if self.name.endswith("]") else 0
+
+    @property
+    def related(self) -> tuple[str, ...]:
+        """The tunables whose values must be known before this one is changed."""
+        return (*self.at_most, *self.at_least, *filter(None, (self.twin,)))
 
 
 class Bounds(Struct, frozen=True):
@@ -145,4 +161,15 @@ def table(more: Iterable[Tunable] = ()) -> Mapping[str, Tunable]:
         if row.low > row.high:
             raise ValueError(f"tunable {row.name}: low {row.low} is above high {row.high}")
         rows[row.name] = row
+    for row in filter(lambda row: row.twin, rows.values()):
+        _check_twin(row, rows.get(row.twin))
     return rows
+
+
+def _check_twin(row: Tunable, other: Tunable | None) -> None:
+    if row.low < 1:
+        raise ValueError(f"tunable {row.name}: low {row.low} is below 1, and 0 means that its twin counts")
+    if row.twin == row.name or row.name != row.sysctl:
+        raise ValueError(f"tunable {row.name}: it cannot have {row.twin} as its twin")
+    if other and (other.twin, other.scope) != (row.name, row.scope):
+        raise ValueError(f"tunable {row.name}: its twin {row.twin} does not say so, or is of another scope")

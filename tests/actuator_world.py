@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +15,13 @@ from actuators.change import Writer
 from actuators.kernel import Kernel
 from actuators.modes import Modes
 from actuators.parts import Parts, StateLock, assemble
-from actuators.records import Change, Site, Spot, Swap
+from actuators.records import Change, Site, Spot, Swap, Twin
 from actuators.sysctl import Sysctl
 from bus import tunables
 from bus.config import Mode
 from bus.netns import NamespaceGoneError
 from bus.schema import AnyEvent, Outcome, Wish
+from bus.tunables import Tunable
 
 RMEM = "net.ipv4.tcp_rmem[2]"
 THRESH = [f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3)]
@@ -34,6 +35,8 @@ class Namespaces:
     """Namespaces as folders: `current` is a link to the one that we are in."""
 
     own = 1
+    sysctl = Sysctl
+    """What reads and writes the files."""
 
     def __init__(self, base: Path) -> None:
         self._base = base
@@ -71,19 +74,19 @@ class Namespaces:
 class FakeKernel(Kernel):
     """The real reading and writing, with a moment between look and write in which a test can act."""
 
-    def __init__(self, namespaces: Any) -> None:
-        super().__init__(ROWS, namespaces, Sysctl(namespaces.enter, namespaces.root))
+    def __init__(self, namespaces: Any, rows: Mapping[str, Tunable] = ROWS) -> None:
+        super().__init__(rows, namespaces, namespaces.sysctl(namespaces.enter, namespaces.root))
         self.before: Callable[[], None] = lambda: None
         self.after: Callable[[], None] = lambda: None
         self.error = ""
         self.written: list[tuple[str, int]] = []
 
-    def swap(self, spot: Spot, inode: int, old: int, new: int) -> Swap:
+    def swap(self, spot: Spot, inode: int, old: int, new: int, twin: Twin | None = None) -> Swap:
         self.before()
         if self.error:
             value = self.read(spot, inode)
             return Swap(value, value, self.error)
-        swap = super().swap(spot, inode, old, new)
+        swap = super().swap(spot, inode, old, new, twin)
         if swap.found == old:
             self.written.append((spot.tunable, new))
         self.after()
@@ -93,13 +96,20 @@ class FakeKernel(Kernel):
 class World:
     """One run of an actuator without its lanes. Another World on the same folder is the next run."""
 
-    def __init__(self, base: Path, mode: Mode = "enforce", namespaces: Namespaces | None = None) -> None:
+    def __init__(
+        self,
+        base: Path,
+        mode: Mode = "enforce",
+        namespaces: Namespaces | None = None,
+        rows: Mapping[str, Tunable] = ROWS,
+    ) -> None:
         self.state = base / "state"
+        self.rows = rows
         self.namespaces = namespaces or Namespaces(base)
-        self.kernel = FakeKernel(self.namespaces)
+        self.kernel = FakeKernel(self.namespaces, rows)
         self.lines: list[str] = []
         self.events: list[AnyEvent] = []
-        self.parts: Parts = assemble(ROWS, self.state, self.lines.append, self.events.append, self.kernel)
+        self.parts: Parts = assemble(rows, self.state, self.lines.append, self.events.append, self.kernel)
         self.writer = Writer(self.parts, ())
         self.lock = StateLock(self.state)
         self.modes = Modes(self.parts, self.writer, self.lock, ())
@@ -114,7 +124,7 @@ class World:
         self.namespaces.file(key, netns).write_text(text)
 
     def wish(self, want: int, key: str = RMEM, netns: int = WEB, **more: Any) -> Outcome:
-        row = ROWS[key]
+        row = self.rows[key]
         netns = 0 if row.scope == "host" else netns
         fields = {"believed": self.value(key, netns) if netns in (0, 1, WEB) else 0, "asker": row.decider, **more}
         asker = fields.pop("asker")
@@ -133,7 +143,7 @@ class World:
 
     def next_run(self, base: Path, mode: Mode = "enforce") -> World:
         self.close()
-        return World(base, mode, self.namespaces)
+        return World(base, mode, self.namespaces, self.rows)
 
     def close(self) -> None:
         self.parts.close()

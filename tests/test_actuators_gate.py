@@ -118,8 +118,8 @@ def test_a_refusal_for_age_tells_how_old_how_valid_and_how_far_ahead() -> None:
     assert admit(t_ns=NOW_NS + 3 * SECOND_NS) == Refused("future", "the wish is dated 3000 ms ahead")
 
 
-def test_the_slack_is_100_ms_the_hour_an_hour_and_the_dead_band_a_128th() -> None:
-    assert (gate.FUTURE_NS, gate.HOUR_NS, gate.DEAD_BAND) == (SECOND_NS // 10, 3600 * SECOND_NS, 128)
+def test_the_slack_is_100_ms_and_the_hour_an_hour() -> None:
+    assert (gate.FUTURE_NS, gate.HOUR_NS) == (SECOND_NS // 10, 3600 * SECOND_NS)
 
 
 def test_a_held_key_is_refused_with_the_reason_it_is_held_for() -> None:
@@ -159,11 +159,18 @@ def test_what_stands_there_already_is_refused() -> None:
     assert kind(admit(want=1_000_000)) == "nothing"
 
 
-def test_a_change_too_small_to_matter_is_refused() -> None:
-    edge = 1_000_000 // gate.DEAD_BAND
-    assert kind(admit(want=1_000_000 + edge - 1)) == "dead-band"
-    assert kind(admit(want=1_000_000 + edge)) == "granted"
-    assert kind(admit(want=1_000_000 - edge + 1)) == "dead-band"
+@pytest.mark.parametrize(("band", "edge"), [(ROW.dead_band, 1_000_000 // 128), (0.25, 250_000), (0.0, 1)])
+def test_a_change_too_small_to_matter_is_refused(band: float, edge: int) -> None:
+    row = msgspec.structs.replace(ROW, dead_band=band)
+    for sign in (1, -1):
+        small = "dead-band" if band else "nothing"
+        assert kind(admit(row, want=1_000_000 + sign * (edge - 1))) == small
+        assert kind(admit(row, want=1_000_000 + sign * edge)) == "granted"
+
+
+def test_a_refusal_for_smallness_tells_the_row_s_share() -> None:
+    answer = admit(msgspec.structs.replace(ROW, dead_band=0.25), want=1_000_007)
+    assert answer == Refused("dead-band", "a change by 7 is less than 0.25 of 1000000")
 
 
 def test_the_way_back_to_the_original_is_never_too_small() -> None:
@@ -186,6 +193,33 @@ def test_a_step_of_one_is_always_allowed(value: int, want: int, expected: str) -
     wish = replace_wish(believed=value, want=want)
     answer = gate.admit(bare, Bounds(-100, 100), wish, "tcp_buffer", View(value, value), NOW_NS)
     assert kind(answer) == expected
+
+
+TWIN = msgspec.structs.replace(ROW, at_least=(), at_most=(), twin="net.ipv4.other")
+
+
+@pytest.mark.parametrize(
+    ("value", "want", "expected"),
+    [(0, 70_000, "granted"), (0, 2**23, "granted"), (1, 70_000, "step"), (100_000, 150_001, "step")],
+)
+def test_from_a_0_beside_its_twin_there_is_no_step_to_measure(value: int, want: int, expected: str) -> None:
+    view = {"value": value, "related": {TWIN.twin: 20}}
+    assert kind(admit(TWIN, view=view, believed=value, want=want)) == expected
+    plain = msgspec.structs.replace(TWIN, twin="")
+    assert kind(admit(plain, view=view, believed=value, want=want)) == "step"
+
+
+def test_a_grant_tells_what_the_twin_is() -> None:
+    view = {"value": 0, "related": {TWIN.twin: 20}}
+    assert admit(TWIN, view=view, believed=0, want=70_000) == Grant(ROW.name, 7, 0, 70_000, 20)
+    assert admit() == Grant(ROW.name, 7, 1_000_000, 1_500_000, 0)
+
+
+def test_a_twin_that_is_ours_or_not_known_refuses() -> None:
+    ours = admit(TWIN, view={"related": {TWIN.twin: 20}, "twin_ours": True})
+    assert ours == Refused("twin", f"a value of trimtab's stands in {TWIN.twin}, the twin of {ROW.name}")
+    assert kind(admit(TWIN, view={"related": {}})) == "relation"
+    assert kind(admit(TWIN, view={"related": {TWIN.twin: 20}})) == "granted"
 
 
 @pytest.mark.parametrize(
@@ -281,7 +315,7 @@ def test_a_modest_wish_within_the_bounds_is_granted_or_too_small(value: int, sha
     bare = msgspec.structs.replace(ROW, at_least=(), at_most=())
     answer = gate.admit(bare, BOUNDS, replace_wish(believed=value, want=want), "tcp_buffer", View(value, 1), NOW_NS)
     assert kind(answer) in ("granted", "nothing", "dead-band")
-    assert (kind(answer) == "granted") or abs(want - value) < value // gate.DEAD_BAND or want == value
+    assert (kind(answer) == "granted") or abs(want - value) < value // 128 or want == value
 
 
 @pytest.mark.parametrize(
