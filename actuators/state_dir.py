@@ -1,4 +1,5 @@
-"""The state directory: 0700, ours, no links, and files in it that are 0600 and ours. Anything else is refused."""
+"""The state directory: ours, no links, and files in it that are 0600 and ours. Anything else is refused. 0711: nobody
+else may look into it or write there, but a decider gets to the directory of its tapes below."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ import stat
 from pathlib import Path
 
 LOCK = "actuator.lock"
+MODE = 0o711
 WRITABLE_BY_OTHERS = 0o022
 FLAGS = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 """O_NONBLOCK: a pipe that somebody put there is looked at, not waited for."""
@@ -23,7 +25,7 @@ class JournalError(Exception):
 
 
 def directory(path: Path) -> None:
-    """Make `path` (0700), or check the one that is there. Raises JournalError."""
+    """Make `path` (MODE), or check the one that is there. Raises JournalError."""
     try:
         with contextlib.suppress(FileExistsError):
             path.mkdir(0o700, parents=True)
@@ -39,12 +41,12 @@ def directory(path: Path) -> None:
 def _narrow(path: Path, fd: int) -> None:
     status = os.fstat(fd)
     _ours(path, status)
-    if stat.S_IMODE(status.st_mode) != 0o700:
+    if stat.S_IMODE(status.st_mode) != MODE:
         try:
-            os.fchmod(fd, 0o700)
+            os.fchmod(fd, MODE)
         except OSError as error:
             # A read-only file system: what is in there can still be read.
-            if status.st_mode & 0o007:
+            if status.st_mode & 0o006:
                 raise _refusal(path, error) from None
 
 

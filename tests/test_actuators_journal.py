@@ -185,14 +185,14 @@ def test_the_files_are_the_owner_s_alone(journal: Journal, tmp_path: Path) -> No
     journal.intend(intent())
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "state").iterdir()}
     assert set(modes.values()) == {0o600}
-    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+    assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o711
 
 
 def test_a_state_directory_that_others_may_look_into_is_closed(tmp_path: Path) -> None:
     folder = tmp_path / "state"
     folder.mkdir(mode=0o755)
     Journal(folder, BOOT).close()
-    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
 
 
 def _link(path: Path) -> None:

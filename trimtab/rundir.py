@@ -1,9 +1,11 @@
-"""The run directory of `trimtab run`: who owns what in it, and whom it is safe from.
+"""The directories of `trimtab run`: who owns what in them, and whom they are safe from.
 
     run_dir/                    0755 root        supervisor.json, config.json, notify.sock, supervisor.lock
     run_dir/<publisher>/        2750 role:GROUP  its events.sock; setgid, so that every role may connect
     run_dir/wish/<decider>/     0710 root:decider  the actuator's wish.sock for that decider alone
     run_dir/control/            0700 root        control.sock
+    state_dir/                  0711 root        journal.db and what goes with it, each 0600
+    state_dir/tapes/<decider>/  0700 decider     what it records: the only place where it may write
 
 Nothing is taken over from others: a directory that is a link, or is owned or writable by somebody else, is refused.
 What lies in a role's own directory was that role's to make, so it is removed, whatever it is, and never opened.
@@ -11,13 +13,14 @@ What lies in a role's own directory was that role's to make, so it is removed, w
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterable
 from pathlib import Path
 
 from bus.link import PATH_MAX
-from bus.roles import GROUP, Role, events_path, wish_path
+from bus.roles import GROUP, Role, events_path, tape_dir, wish_path
 
 NOTIFY = "notify.sock"
 CONFIG = "config.json"
@@ -66,12 +69,24 @@ def lay_out(run_dir: Path, roles: Iterable[Role]) -> None:
             _empty(folder)
 
 
-def state(state_dir: Path) -> None:
-    """Make state_dir (0700), or check the one that is there: only root may write there. Raises RunDirError."""
+def state(state_dir: Path, roles: Iterable[Role]) -> None:
+    """Make state_dir, or check the one that is there: only root may write there; and each decider's place for its
+    tapes. Raises RunDirError."""
     if not state_dir.exists():
         _mkdir_all(state_dir.parent)
-        state_dir.mkdir(0o700)
+        state_dir.mkdir(0o711)
     _ours(state_dir, state_dir.lstat(), sticky=False)
+    try:
+        state_dir.chmod(0o711)
+        for role in roles:
+            if role.kind == "decider":
+                folder = tape_dir(state_dir, role.argv[0])
+                _directory(folder.parent, 0, 0, 0o711)
+                _directory(folder, role.uid, role.uid, 0o700)
+    except OSError as error:
+        # No tape then, which each decider says; what a disk that is full or read-only means for changes, the actuator.
+        if error.errno not in (errno.EROFS, errno.ENOSPC, errno.EDQUOT):
+            raise
 
 
 def write(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import msgspec
 
-from bus import config, plugins, roles, tunables
+from bus import config, plugins, revision, roles, tunables
 from bus.config import Config, ConfigError, Mode
 from bus.link import Lock
 from bus.roles import Role
@@ -20,7 +20,7 @@ from deciders.__main__ import load
 from trimtab import privilege, reach, rundir
 from trimtab.supervisor import Supervisor
 
-PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.notify", "bus.schema")
+PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.notify", "bus.recorder", "bus.schema")
 """What most roles import: imported once, in the parent, so that they share its pages."""
 
 
@@ -60,21 +60,29 @@ def run(run_dir: Path, state_dir: Path, settings: Config) -> int:
         for line in lacking(rows):
             say(line)
         rundir.lay_out(run_dir, rows)
-        rundir.state(state_dir)
+        rundir.state(state_dir, rows)
         rundir.write(run_dir / rundir.CONFIG, msgspec.json.encode(settings))
-        common = ("--run-dir", str(run_dir), "--state-dir", str(state_dir), "--config", str(run_dir / rundir.CONFIG))
-        probes = (str(roles.probes_path(run_dir)),)
-        supervisor = Supervisor(
-            rows, run_dir, lambda role: probes if role.kind == "loader" else common, settings.mode, say
-        )
+        supervisor = Supervisor(rows, run_dir, lambda role: arguments(role, run_dir, state_dir), settings.mode, say)
         for module in PRELOAD:
             importlib.import_module(module)
+        revision.ours()
         # What is here now is never garbage; a collection in a role would only copy the pages that it shares.
         gc.collect()
         gc.freeze()
         return supervisor.run()
     finally:
         lock.close()
+
+
+def arguments(role: Role, run_dir: Path, state_dir: Path) -> tuple[str, ...]:
+    """What a role's main() is told, beside what its row says."""
+    if role.kind == "loader":
+        return (str(roles.probes_path(run_dir)),)
+    config_file = run_dir / rundir.CONFIG
+    common = ("--run-dir", str(run_dir), "--state-dir", str(state_dir), "--config", str(config_file))
+    if role.kind == "decider":
+        return (*common, "--tape", str(roles.tape_dir(state_dir, role.argv[0])))
+    return common
 
 
 def lacking(rows: Sequence[Role]) -> list[str]:
