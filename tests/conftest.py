@@ -6,7 +6,7 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Generator, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 
 import pytest
 
@@ -15,6 +15,9 @@ KERNEL = "kernel: "
 
 MOST_PROCESSES = 8
 LOCKS = "/run/lock/trimtab-tests"
+HELD = pytest.StashKey[ExitStack]()
+ALONE = pytest.StashKey[bool]()
+"""That the last test had the host to itself and hands it on."""
 
 
 @pytest.hookimpl(wrapper=True)
@@ -37,10 +40,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """With several processes the files with system tests come first: they take longest, and the small ones fill up."""
-    if hasattr(config, "workerinput"):
-        system = {item.path for item in items if item.get_closest_marker("system")}
-        items.sort(key=lambda item: item.path not in system)
+    """With several processes: first what must run alone, while there is least to wait for, then the other files with
+    system tests, which take longest; the small ones fill up."""
+    if not hasattr(config, "workerinput"):
+        return
+    paths = {item.path: number for number, item in enumerate(items)}
+    lonely = {item.path for item in items if _is_alone(item)}
+    system = {item.path for item in items if item.get_closest_marker("system")}
+    items.sort(
+        key=lambda item: (item.path not in lonely, item.path not in system, paths[item.path], not _is_alone(item))
+    )
 
 
 @pytest.fixture
@@ -49,14 +58,24 @@ def the_host() -> None:
     alone, also of several runs at once (see `pytest_runtest_protocol`)."""
 
 
+def _is_alone(item: pytest.Item) -> bool:
+    return "the_host" in getattr(item, "fixturenames", ())
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
     """Around all else of a test, so that its time limit does not count the wait. The long ones are left out: they run
     tests themselves, and would wait for what they hold."""
-    if item.get_closest_marker("long"):
+    held = item.config.stash.setdefault(HELD, ExitStack())
+    if not item.get_closest_marker("long") and not item.config.stash.get(ALONE, False):
+        held.enter_context(holding_host(_is_alone(item)))
+    # Kept from one to the next: others who came between the two would have to be waited for.
+    item.config.stash[ALONE] = stays = _is_alone(item) and nextitem is not None and _is_alone(nextitem)
+    try:
         return (yield)
-    with holding_host("the_host" in getattr(item, "fixturenames", ())):
-        return (yield)
+    finally:
+        if not stays:
+            held.close()
 
 
 @contextmanager
