@@ -18,6 +18,7 @@ from actuators import originals, state_dir
 from actuators.originals import Originals
 from actuators.pace import Move
 from actuators.records import (
+    NO_TURN,
     STANDING,
     Confirmed,
     Hold,
@@ -222,13 +223,15 @@ class Journal:
         ]
 
     def moves_since(self, t_ns: int) -> list[Move]:
-        """Every change of this boot later than t_ns, CLOCK_MONOTONIC, oldest first."""
+        """Every change of this boot later than t_ns, CLOCK_MONOTONIC, and every undoing that turned a key, oldest
+        first."""
         rows = self._store.read(
             "SELECT t_ns, tunable, netns, decider, new > old FROM changes "
             "WHERE boot_id = ? AND t_ns > ? AND state <> 'advised' ORDER BY id",
             (self._boot_id, t_ns),
         )
-        return [Move(at_ns, Spot(tunable, netns), decider, bool(up)) for at_ns, tunable, netns, decider, up in rows]
+        made = [Move(at_ns, Spot(tunable, netns), decider, bool(up)) for at_ns, tunable, netns, decider, up in rows]
+        return sorted([*made, *self._undone_since(t_ns)], key=lambda move: move.t_ns)
 
     def counts(self) -> dict[str, int]:
         """How many changes of this boot are in each state."""
@@ -237,6 +240,26 @@ class Journal:
         )
 
     # --- how ------------------------------------------------------------------------------------------------------
+
+    def _undone_since(self, t_ns: int) -> list[Move]:
+        rows = self._store.read(
+            "SELECT t_ns + ended_tai_ns - t_tai_ns AS at_ns, tunable, netns, decider, old, new, ended_tai_ns "
+            "FROM changes WHERE boot_id = ? AND at_ns > ? AND state IN ('reverted', 'rolled_back') "
+            "AND detail NOT IN (?, ?) ORDER BY id",
+            (self._boot_id, t_ns, *NO_TURN),
+        )
+        # Changes of one key that ended together were put back in one move, from the last one's value to the first's.
+        moves: dict[tuple[Spot, int], tuple[int, str, int, int]] = {}
+        for at_ns, tunable, netns, decider, old, new, ended_ns in rows:
+            where = Spot(tunable, netns), ended_ns
+            first = moves[where][2] if where in moves else old
+            moves[where] = at_ns, decider, first, new
+        return [
+            # No later than now, whatever has become of the wall clock.
+            Move(min(at_ns, stamp().t_ns), spot, decider, target > stood, undo=True)
+            for (spot, _), (at_ns, decider, target, stood) in moves.items()
+            if target != stood
+        ]
 
     def _here(self, spot: Spot) -> tuple[str, str, int]:
         return self._boot_id, spot.tunable, spot.netns

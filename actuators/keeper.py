@@ -102,6 +102,7 @@ class Keeper:
         self._holds: dict[Spot, Hold] = {}
         self.pace = Pace()
         """What was changed within the last hour."""
+        self._paced = False
         self._pending: list[_Pending] = []
         self._renumbering = False
         """A journal begun anew knows the changes before it by other numbers, but no others of their keys."""
@@ -247,7 +248,10 @@ class Keeper:
 
     def _load(self, journal: Journal) -> None:
         self._holds |= {hold.spot: hold for hold in journal.holds()}
-        self.pace = Pace()
+        if self._paced:
+            # What was changed or put back since is known here, and perhaps not yet there.
+            return
+        self._paced, self.pace = True, Pace()
         for move in journal.moves_since(stamp().t_ns - HOUR_NS):
             self.pace.note(move)
 

@@ -35,6 +35,11 @@ STATES: tuple[State, ...] = (
 STANDING: tuple[State, ...] = ("intent", "trial", "confirmed")
 ON_TRIAL: tuple[State, ...] = ("intent", "trial")
 
+STOPPED_WHY = "trimtab stops"
+LEFT_BEHIND_WHY = "left by a run that did not stop in order"
+NO_TURN = (STOPPED_WHY, LEFT_BEHIND_WHY)
+"""Why a stop or a start of ours put a key back: that is no change of mind, and does not count among its turns."""
+
 MACHINE_ID = Path("/etc/machine-id")
 Evidence = dict[str, int | str]
 

@@ -14,7 +14,7 @@ from msgspec import Struct
 from actuators.keeper import Keeper, Leftover, Standing
 from actuators.kernel import Kernel
 from actuators.pace import Move
-from actuators.records import Spot, State, Swap, stamp
+from actuators.records import LEFT_BEHIND_WHY, STOPPED_WHY, Spot, State, Swap, stamp
 from actuators.relations import Relations, Target, ordered
 from actuators.voice import Verdict, Voice, clipped
 from bus.netns import NamespaceGoneError
@@ -44,8 +44,8 @@ class Ending(Struct, frozen=True):
     """It counts among the turns of a key (actuators.pace): not what a start or a stop of ours does."""
 
 
-STOPPED = Ending("reverted", "trimtab stops", turn=False)
-LEFT_BEHIND = Ending("reverted", "left by a run that did not stop in order", turn=False)
+STOPPED = Ending("reverted", STOPPED_WHY, turn=False)
+LEFT_BEHIND = Ending("reverted", LEFT_BEHIND_WHY, turn=False)
 
 
 class Undo:
