@@ -1,4 +1,5 @@
-"""One decider: `python -I -m deciders NAME --run-dir DIR --state-dir DIR --config FILE`. Needs no privilege.
+"""One decider: `python -I -m deciders NAME --run-dir DIR --state-dir DIR --config FILE`. Needs no privilege, and shuts
+itself in (bus.sandbox) before it imports what may be a third party's.
 
 The only impure module here: it fetches the events, folds them through the engine, sends the wishes, tells the service
 manager how it goes. Replay uses load() and the engine, and none of the rest.
@@ -17,12 +18,13 @@ from typing import Any, cast
 
 import msgspec
 
-from bus import config, link, plugins, roles, tunables
+from bus import config, link, plugins, roles, sandbox, tunables
 from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.config import ConfigError
 from bus.notify import notify
 from bus.recorder import Recorder, Session
 from bus.revision import revision
+from bus.sandbox import Sandbox
 from bus.schema import TOPICS, VERSION, AnyEvent, Beat, Probe
 from bus.stop import stop_signals
 from bus.tape import Memory
@@ -39,9 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"deciders: {error}", file=sys.stderr)
         return EX_USAGE
     try:
+        shut_in = sandbox.enter([options.tape] if options.tape else [])
         settings = config.load(options.config)
         decider = load(options.name, settings)
-        with stop_signals() as stop, contextlib.closing(Live(options.run_dir, decider, stop)) as live:
+        with stop_signals() as stop, contextlib.closing(Live(options.run_dir, decider, stop, shut_in)) as live:
             if options.tape and settings.tape.on:
                 live.record(options.tape, settings)
             live.run()
@@ -109,8 +112,9 @@ def shape(name: str, module: Any) -> str:
 class Live:
     """A decider on the lanes."""
 
-    def __init__(self, run_dir: Path, decider: Decider, stop: int) -> None:
+    def __init__(self, run_dir: Path, decider: Decider, stop: int, shut_in: Sandbox) -> None:
         self._decider = decider
+        self._shut_in = shut_in
         self._stop = stop
         self._subscribers = link.subscribers(run_dir, roles.publishers(), roles.events_path)
         self._sender = link.WishSender(roles.wish_path(run_dir, decider.name))
@@ -203,6 +207,8 @@ class Live:
             "gaps": {subscriber.publisher: subscriber.lost for subscriber in self._subscribers},
             "wishes": self._sender.sent - self._beats,
             "dropped": self._sender.dropped,
+            "sandbox": self._shut_in.holds,
+            "missing": [f"{part} (decider {self._decider.name})" for part in self._shut_in.missing],
             "tape": self._recorder.trouble if self._recorder else "off",
             "tape_bytes": self._recorder.written if self._recorder else 0,
         }

@@ -13,6 +13,7 @@ import pytest
 from bus import roles
 from bus.config import Config
 from bus.link import Publisher, WishIntake
+from bus.sandbox import Sandbox
 from bus.schema import VERSION, AnyEvent, Beat, Netns, Request, Tick, Trial, Verdict
 from deciders.__main__ import Live, load
 
@@ -35,7 +36,7 @@ class Running:
 
     def _run(self, run_dir: Path) -> None:
         policy = {"guard": {"soak_s": 1, "window_s": 1, "worse_windows": 1}}
-        live = Live(run_dir, load("guard", Config(policy=policy)), self._stop)
+        live = Live(run_dir, load("guard", Config(policy=policy)), self._stop, Sandbox([], []))
         live.run()
         live.close()
 

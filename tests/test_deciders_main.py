@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bus import roles
+from bus import roles, sandbox
 from bus.config import Config, ConfigError
 from bus.link import Publisher, WishIntake
 from bus.schema import AnyEvent, Beat, NeighEntries, NeighTable, Tick, Wish
@@ -173,6 +173,13 @@ def test_a_decider_works_before_anybody_else_is_there() -> None:
         made.close()
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """main() in this process, which it must not shut in."""
+    monkeypatch.setattr(sandbox, "enter", lambda writable: sandbox.Sandbox([], []))
+
+
+@pytest.mark.usefixtures("here")
 @pytest.mark.parametrize(
     ("config", "complaint"),
     [
@@ -194,6 +201,7 @@ def test_a_bad_configuration_is_one_line_that_names_it(
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("here")
 def test_an_unknown_decider_is_one_line_that_names_those_there_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -206,6 +214,7 @@ def test_an_unknown_decider_is_one_line_that_names_those_there_are(
     assert error.count("\n") == 1
 
 
+@pytest.mark.usefixtures("here")
 def test_a_run_directory_too_deep_for_a_socket_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "config.json"
     file.write_text("{}")

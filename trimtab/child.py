@@ -21,7 +21,7 @@ from typing import NoReturn
 from msgspec import Struct
 
 from bus.roles import GROUP, Role
-from trimtab import reach
+from trimtab import apart, reach
 from trimtab.enter import die_with
 from trimtab.privilege import PrivilegeError, drop
 
@@ -52,6 +52,10 @@ def start(role: Role, arguments: Sequence[str], notify: Path) -> Child:
         # What waits in a buffer would be written twice. Nobody left to read it is no reason not to start.
         with contextlib.suppress(OSError):
             stream.flush()
+    if not role.network:
+        # Made here, that all such roles share it. What keeps us from it keeps the child from it, who says so.
+        with contextlib.suppress(OSError):
+            apart.namespace()
     # Until the child has its own handlers (the default ones), a signal to it would run ours, in it, and be lost.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     try:
@@ -73,7 +77,10 @@ def _be(role: Role, argv: Sequence[str], notify: Path, inherited: tuple[int, int
     code = 1
     try:
         output, write_end, parent = inherited
+        kept = "" if role.network else _leave_network()
         _leave_parent(role, notify, output, write_end)
+        if kept:
+            print(f"{role.name}: keeps the host's network: {kept}", file=sys.stderr)
         reach.anchor()
         drop(role.uid, {GROUP}, role.capabilities, keep_over_exec=role.kind == "loader")
         # After the drop: a change of credentials clears it (commit_creds in kernel/cred.c). The actuator is given the
@@ -96,6 +103,15 @@ def _be(role: Role, argv: Sequence[str], notify: Path, inherited: tuple[int, int
             sys.stdout.flush()
             sys.stderr.flush()
         os._exit(code)
+
+
+def _leave_network() -> str:
+    """Why not; empty when done. Before the parent's descriptors are put away, for one of them is the way."""
+    try:
+        apart.enter(apart.namespace())
+    except OSError as error:
+        return f"{error.filename}: {error.strerror}"
+    return ""
 
 
 def _leave_parent(role: Role, notify: Path, output: int, write_end: int) -> None:
