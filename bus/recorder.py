@@ -1,8 +1,9 @@
 """Writes a decider's tape (see bus.tape) beside its work: never in its way.
 
-What is to be recorded is gathered in memory and written about once a second. A disk that is full, or a directory that
-cannot be written, stops the tape and not the decider: what was gathered is let go, and a new segment is tried a minute
-later. Not forced to disk: a tape is no journal.
+What is to be recorded is gathered in memory and written every few seconds, sooner where something was asked for: what
+comes each second is alike, and packs the better the more of it is packed at once. A disk that is full, or a directory
+that cannot be written, stops the tape and not the decider: what was gathered is let go, and a new segment is tried a
+minute later. Not forced to disk: a tape is no journal.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ from bus.tape import (
 from bus.tape import encode as encoded
 from bus.tunables import Tunable
 
-FLUSH_NS = 1_000_000_000
+FLUSH_NS = 10_000_000_000
+ASKED_FLUSH_NS = 1_000_000_000
 SEGMENT_NS = 3_600_000_000_000
 RETRY_NS = 60_000_000_000
 
@@ -94,6 +96,7 @@ class Recorder:
         self._segment = 0
         self._gathered: list[bytes] = []
         self._size = 0
+        self._patience_ns = FLUSH_NS
         self._flushed_ns = self._began_ns = self._retry_ns = 0
 
     def batch(self, raw: bytes) -> None:
@@ -106,6 +109,7 @@ class Recorder:
         raw = record(ASKED, asked_at(events), encode(request))
         self._gathered.append(raw)
         self._size += len(raw)
+        self._patience_ns = ASKED_FLUSH_NS
 
     def turn(self, t_ns: int, events: int) -> None:
         """All that came is folded, and its wishes are out. t_ns: CLOCK_MONOTONIC."""
@@ -114,7 +118,7 @@ class Recorder:
             if t_ns >= self._retry_ns:
                 self._guarded(lambda: self._open(t_ns), t_ns)
             return
-        if self._size < BLOCK_BYTES and t_ns - self._flushed_ns < FLUSH_NS:
+        if self._size < BLOCK_BYTES and t_ns - self._flushed_ns < self._patience_ns:
             return
         self._guarded(lambda: self._flush(t_ns), t_ns)
         why = "full" if self._segment >= self._segment_bytes else "old" if t_ns - self._began_ns >= SEGMENT_NS else ""
@@ -178,6 +182,7 @@ class Recorder:
     def _clear(self, t_ns: int) -> None:
         self._gathered.clear()
         self._size = 0
+        self._patience_ns = FLUSH_NS
         self._flushed_ns = t_ns
 
     def _let_go(self) -> None:

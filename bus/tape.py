@@ -45,7 +45,7 @@ SIZE_MAX = 32 << 20
 """More than the memory of any decider takes. A frame that claims more is damage, not data."""
 PACKED_MAX = 8 << 20
 BLOCK_BYTES = 256 << 10
-"""A block is written when so much has been gathered, or a second has passed."""
+"""A block is written when so much has been gathered, or some seconds have passed."""
 LEVEL = 1
 
 T = TypeVar("T")
