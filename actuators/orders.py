@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from actuators.keeper import Keeper
 from actuators.records import Spot
 from actuators.state_dir import JournalError
-from actuators.undo import Ending, Undo, UndoError
+from actuators.undo import Ending, Tally, Undo, UndoError
 from bus.schema import Answer, Ask
 from bus.tunables import Tunable
 
@@ -28,10 +28,8 @@ class Orders:
             tally = self._undo.one(ask.change, ending) if ask.change else self._undo.all(ending)
         except UndoError as error:
             return Answer(False, [str(error)])
-        lines = [f"{tally.undone} put back" + (f", {tally.left} could not be" if tally.left else "")]
-        if not ask.change and not tally.undone and not tally.left:
-            lines = ["nothing of trimtab's stands"]
-        return Answer(not tally.left, lines, {"undone": tally.undone, "left": tally.left})
+        nothing = not ask.change and not tally.undone and not tally.left
+        return _answer(tally, "nothing of trimtab's stands" if nothing else "")
 
     def confirm(self, ask: Ask) -> Answer:
         """A change on trial, and those of the same key before it, shall stay."""
@@ -57,7 +55,7 @@ class Orders:
             tally = self._undo.one(change, Ending("reverted", why, held=f"parked: {why}"))
         except UndoError as error:
             return Answer(False, [str(error)])
-        return Answer(not tally.left, [f"{tally.undone} put back"], {"undone": tally.undone, "left": tally.left})
+        return _answer(tally)
 
     def hold(self, ask: Ask) -> Answer:
         """Hands off a key (netns 0 of a namespace's tunable: in every namespace) and those tied to it."""
@@ -85,6 +83,11 @@ class Orders:
             return Answer(False, [f"{ask.tunable} is {why}"])
         lines = [f"released {spot.tunable}" + (f" in namespace {spot.netns}" if spot.netns else "") for spot in spots]
         return Answer(True, lines, {"released": len(spots)})
+
+
+def _answer(tally: Tally, line: str = "") -> Answer:
+    line = line or f"{tally.undone} put back" + (f", {tally.left} could not be" if tally.left else "")
+    return Answer(not tally.left, [line], {"undone": tally.undone, "left": tally.left})
 
 
 def _who(ask: Ask) -> str:

@@ -23,9 +23,12 @@ class Trials:
         self._undo = parts.undo
         self._orders = parts.orders
         self._leases = parts.leases
+        self._say = parts.voice.say
         self._guarded = guarded
         self.late = 0
         """Verdicts that came too late, for a change that had ended, or from another lane."""
+        self._told: set[int] = set()
+        """Changes of which was said that they cannot be put back as the guard says."""
 
     def beat(self, decider: str) -> None:
         """A decider was heard."""
@@ -39,7 +42,11 @@ class Trials:
         elif verdict.confirm:
             self._orders.confirm_change(verdict.change, f"guard: {verdict.why}")
         else:
-            self._orders.revert_change(verdict.change, f"guard: {verdict.why}")
+            answer = self._orders.revert_change(verdict.change, f"guard: {verdict.why}")
+            if not answer.ok and verdict.change not in self._told:
+                self._told.add(verdict.change)
+                why = "; ".join(answer.lines)
+                self._say(f"not put back as the guard asks (it will ask again): {why}  [guard: {verdict.why}]")
 
     def tend(self) -> None:
         """Put back what no living decider stands for."""
@@ -55,6 +62,7 @@ class Trials:
 
     def tell(self, emit: Callable[[AnyEvent], None], rows: dict[str, Tunable]) -> None:
         """Everything on trial, as level state."""
+        self._told &= {number for kept in self._keeper.standing.values() for number in kept.on_trial()}
         for kept in self._keeper.standing.values():
             for number in kept.on_trial():
                 emit(_trial(kept, number, rows[kept.spot.tunable].guards if kept.spot.tunable in rows else ()))

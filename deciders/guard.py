@@ -3,7 +3,8 @@
 The signals that the changed tunable's row names (deciders.signals) are compared with what they were before the change
 (deciders.series): a regression puts the change back (deciders.trials says when and which), a soak without one confirms
 it. Time is that of Ticks, and counts only while the signals are heard: events that are lost, late, doubled or out of
-order only delay. A verdict is repeated each second until an Outcome tells that it was carried out.
+order only delay. A verdict is repeated until an Outcome tells that it was carried out: each second at first, for one
+may be lost, and then seldom, for what stands in its way (a relation to a key that stays) will not go in a second.
 
 Steps of one key that follow each other closely are each a trial, but have one baseline, that of the first: the later
 ones began in the midst of what the first ones did.
@@ -60,6 +61,10 @@ TICK_MAX_NS = 2 * SECOND_NS
 SEEN_NS = 15 * SECOND_NS
 """The actuator names each trial every few seconds; of one unheard of for longer nothing is said."""
 FORGET_NS = 300 * SECOND_NS
+INSIST_NS = 10 * SECOND_NS
+"""So long a verdict is said each second, ..."""
+PAUSE_NS = 30 * SECOND_NS
+"""... and then once in so long."""
 PATIENCE = 3
 """After so many soaks, a change of which not enough could be measured is put back."""
 CASES_MAX = 4096
@@ -159,8 +164,10 @@ def _on_outcome(state: State, event: Outcome) -> Sequence[Verdict]:
 
 
 def _recover(state: State, keys: Sequence[Key], t_ns: int) -> None:
-    """Something was put back: what was worse until now tells nothing of those that remain."""
+    """Something was put back: what was worse until now tells nothing of those that remain, and what stood in the way
+    of a verdict may have gone."""
     for case in state.cases.values():
+        case.urged_ns = 0
         for watch in case.watches:
             if watch.key in keys:
                 watch.streak, watch.from_ns = 0, max(watch.from_ns, t_ns)
@@ -188,7 +195,7 @@ def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
             waiting.add(case.key)
         elif not case.decision.confirm:
             going.add(case.key)
-    return [_verdict(case, event) for case in state.cases.values() if case.decision and _seen(case, event.t_ns)]
+    return [_verdict(case, event) for case in state.cases.values() if _due(case, event.t_ns)]
 
 
 def _tend(state: State, case: Case, windows: dict[Key, Window], passed_ns: int, first: bool) -> None:
@@ -239,6 +246,17 @@ def _blame(state: State, worse: Watch) -> None:
 
 def _seen(case: Case, now_ns: int) -> bool:
     return case.seen_ns > case.doubt_ns and now_ns - case.seen_ns < SEEN_NS
+
+
+def _due(case: Case, now_ns: int) -> bool:
+    """Whether its verdict is said now."""
+    if not case.decision or not _seen(case, now_ns):
+        return False
+    case.urged_ns = case.urged_ns or now_ns
+    if now_ns - case.urged_ns >= INSIST_NS and now_ns - case.asked_ns < PAUSE_NS:
+        return False
+    case.asked_ns = now_ns
+    return True
 
 
 def _gone(case: Case, now_ns: int) -> bool:

@@ -91,6 +91,10 @@ class Case(Struct):
     soaked_ns: int = 0
     waited_ns: int = 0
     decision: Decision | None = None
+    urged_ns: int = 0
+    """Since when it is insisted on; 0: not yet."""
+    asked_ns: int = 0
+    """When it was last asked for."""
 
     @property
     def key(self) -> tuple[str, int]:

@@ -301,6 +301,38 @@ def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path
     lock.close()
 
 
+# --- what the guard cannot have
+
+
+def test_a_verdict_that_a_relation_forbids_is_said_once_with_the_reason(world: World) -> None:
+    for key, want in ((THRESH[2], 2048), (THRESH[1], 1024), (THRESH[1], 1500)):
+        assert world.wish(want, key).verdict == "written"
+    judge = trials(world)
+    for _ in range(3):
+        judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
+        judge.tell(lambda event: None, ROWS)
+    told = [line for line in world.lines if line.startswith("not put back as the guard asks")]
+    assert len(told) == 1
+    assert f"{THRESH[2]} cannot go back to 1024 alone, as {THRESH[1]} is 1500" in told[0]
+    assert judge.late == 0
+    judge.judge(verdict(2, False), GUARD, time.monotonic_ns())
+    judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
+    assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
+
+
+def test_what_was_said_of_a_change_is_forgotten_with_it(world: World) -> None:
+    world.wish(FIRST)
+    world.kernel.error = "Invalid argument"
+    judge = trials(world)
+    judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
+    assert any("not put back as the guard asks" in line and "1 could not be" in line for line in world.lines)
+    assert judge._told == {1}
+    world.kernel.error = ""
+    judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
+    judge.tell(lambda event: None, ROWS)
+    assert judge._told == set()
+
+
 # --- foreign writes
 
 

@@ -359,6 +359,24 @@ def test_a_verdict_is_said_each_second_until_it_is_done_and_then_never_again(des
     assert not desk.state.cases
 
 
+def test_a_verdict_that_is_not_carried_out_is_said_for_ten_seconds_and_then_once_in_thirty(desk: Desk) -> None:
+    desk.begin(1)
+    desk.begin(2, tunable=RMEM)
+    found = [verdict.t_ns // SECOND for verdict in desk.pass_(90) if verdict.change == 1]
+    first = found[0]
+    assert found == [*range(first, first + 10), first + 39, first + 69]
+
+
+def test_once_something_was_put_back_a_verdict_is_insisted_on_anew(desk: Desk) -> None:
+    desk.begin(1)
+    desk.begin(2, tunable=RMEM)
+    desk.pass_(36)
+    desk.end("reverted", 2)
+    # The next second in which the actuator has named it again.
+    found = [verdict.t_ns // SECOND for verdict in desk.pass_(20)]
+    assert found == [*range(found[0], found[0] + 10)]
+
+
 def test_a_regression_puts_the_change_back_and_says_with_numbers_why(desk: Desk) -> None:
     desk.begin(1)
     verdicts = desk.pass_(6, share=0.03)
