@@ -9,6 +9,7 @@ import msgspec
 from actuators.change import Writer
 from actuators.modes import Modes
 from actuators.parts import Parts
+from actuators.trials import Trials
 from bus.link import ControlServer, Publisher, WishIntake
 from bus.schema import Answer, Ask
 
@@ -16,10 +17,11 @@ from bus.schema import Answer, Ask
 class Control:
     """Answers asks. None of them raises."""
 
-    def __init__(self, parts: Parts, writer: Writer, modes: Modes) -> None:
+    def __init__(self, parts: Parts, writer: Writer, modes: Modes, trials: Trials) -> None:
         self._parts = parts
         self._writer = writer
         self._modes = modes
+        self._trials = trials
 
     def answer(self, ask: Ask, lanes: dict[str, int]) -> Answer:
         """Carry an order out. lanes: malformed messages by lane."""
@@ -54,6 +56,7 @@ class Control:
                 "malformed": lanes,
                 "published": publisher.published,
                 "standing": len(keeper.standing),
+                "late_verdicts": self._trials.late,
                 "missing": [f"journal: {keeper.trouble}"] if troubled else [],
             }
         ).decode()
@@ -70,6 +73,7 @@ class Control:
                 "changes": _counts(keeper.counts),
                 "refused": dict(self._writer.refused),
                 "malformed": lanes,
+                "late_verdicts": self._trials.late,
             },
         )
 

@@ -66,10 +66,10 @@ class Service:
         self._modes = modes
         self._lanes = lanes
         self._events = events
-        self._control = Control(parts, writer, modes)
         self._watch = Watch(parts)
         self._foreign = Foreign(parts)
         self._trials = Trials(parts, any(intake.decider == roles.GUARD for intake in lanes.intakes))
+        self._control = Control(parts, writer, modes, self._trials)
         self._rows = dict(parts.rows)
         self._cede = cede
         self._status_s = self._level_s = self._lease_s = 0.0

@@ -22,9 +22,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from actuators import history, offline
-from bus import link, roles, tunables
+from bus import codec, link, roles, tunables
 from bus.netns import cookie_here, inside
-from bus.schema import Answer, Ask, Outcome, Value, Wish
+from bus.schema import Answer, Ask, Outcome, Value, Verdict, Wish
 
 pytestmark = pytest.mark.system
 PREFIX = f"tt-actp-{os.getpid()}-"
@@ -244,7 +244,7 @@ def test_an_orderly_stop_tells_the_service_manager_and_the_journal(start: Start,
     assert "WATCHDOG=1" in lines
     status = json.loads(next(line for line in lines if line.startswith("STATUS=")).removeprefix("STATUS="))
     assert status["mode"] == "enforce"
-    assert status.keys() >= {"changes", "refused", "malformed", "published"}
+    assert status.keys() >= {"changes", "refused", "malformed", "published", "late_verdicts"}
     assert history.keys(actuator.state_dir) == []
 
 
@@ -415,6 +415,17 @@ def test_bytes_that_are_no_wish_are_counted_and_change_nothing(start: Start, web
     wait_for(lambda: actuator.status()["malformed"]["tcp_buffer"] == len(HOSTILE) + 1)
     actuator.gets(web, 393216)
     assert actuator.status()["refused"] == {}
+
+
+def test_a_verdict_from_a_lane_that_is_not_the_guards_is_counted_and_not_carried_out(start: Start, web: Netns) -> None:
+    actuator = start()
+    actuator.gets(web, 393216)
+    assert actuator.status()["late_verdicts"] == 0
+    word = Verdict(1, time.monotonic_ns(), 10**10, 1, confirm=False, why="it lies", evidence={})
+    with contextlib.closing(lane(actuator)) as sock:
+        sock.send(codec.encode(word))
+        wait_for(lambda: actuator.status()["late_verdicts"] == 1)
+    assert web.read() == 393216
 
 
 @settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -390,6 +390,19 @@ def test_status_for_people_shows_roles_lanes_changes_and_what_is_missing(
         assert words in said
 
 
+def test_verdicts_that_did_not_count_are_told_where_there_are_any(
+    run: Callable[..., Ran], tmp_path: Path, document: dict[str, Any]
+) -> None:
+    write(tmp_path, document)
+    assert run("status", "--json").documents[0]["late_verdicts"] == 0
+    assert "verdicts" not in run("status").out
+    [actuator] = [row for row in document["roles"] if row["name"] == "actuator"]
+    actuator["status"]["late_verdicts"] = 3
+    write(tmp_path, document)
+    assert run("status", "--json").documents[0]["late_verdicts"] == 3
+    assert "verdicts that did not count: 3\n" in run("status").out
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -52,6 +52,8 @@ class Status(Struct, frozen=True):
     """How many in each state, over all that the journal holds."""
     watched: list[str]
     missing: list[str]
+    late_verdicts: int = 0
+    """Verdicts that the actuator did not count: too late, about a change that had ended, or not from the guard."""
 
 
 def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
@@ -78,6 +80,7 @@ def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
         _changes(rows, state_dir),
         document["watched"],
         document["missing"],
+        sum(_numbers(row["status"]).get("late_verdicts", 0) for row in rows),
     )
 
 
@@ -173,5 +176,7 @@ def _print(status: Status, run_dir: Path) -> None:
     )
     counted = ", ".join(f"{count} {state}" for state, count in status.changes.items() if count)
     print(f"changes: {counted or 'none'}")
+    if status.late_verdicts:
+        print(f"verdicts that did not count: {status.late_verdicts}")
     for what in status.missing:
         print(f"without {what}")
