@@ -20,6 +20,8 @@ from typing import TypeVar
 
 from msgspec import Struct
 
+from bus.roles import is_decider
+
 SO_NETNS_COOKIE = 71
 CLONE_NEWNET = 0x40000000
 HOST = "host"
@@ -114,13 +116,25 @@ def _setns_error(number: int, handle: str) -> OSError:
 def handles(root: Path = Path("/")) -> Iterator[Handle]:
     """A handle of every namespace that a name or a process shows, each once: ours, those with a name, the others.
 
-    Those of other users' processes only with CAP_SYS_PTRACE.
+    Those of other users' processes only with CAP_SYS_PTRACE; never the empty one of trimtab's own deciders.
     """
     seen: set[int] = set()
     for handle in _candidates(str(root).rstrip("/")):
         if handle.inode not in seen:
             seen.add(handle.inode)
-            yield handle
+            if not of_deciders(handle):
+                yield handle
+
+
+def of_deciders(handle: Handle) -> bool:
+    """The namespace has no name, and a decider is in it: it is no container, but the lack of a network."""
+    if handle.name:
+        return False
+    try:
+        # The directory is the process's user's, also where what is in it is root's (proc_pid(5): dumpable).
+        return is_decider(os.stat(handle.path.removesuffix("/ns/net")).st_uid)
+    except OSError:
+        return False
 
 
 def _candidates(root: str) -> Iterator[Handle]:

@@ -24,6 +24,7 @@ from bus.netns import (
     handles,
     inside,
     inside_each,
+    of_deciders,
     of_processes,
     processes,
 )
@@ -137,7 +138,8 @@ class Census:
         before = self._glanced
         self._glanced = {pid: before.get(pid, 0) + 1 for pid in processes()}
         for handle in of_processes(pid for pid, looks in self._glanced.items() if looks <= GLANCES):
-            self._known.setdefault(handle.inode, Known(handle))
+            if handle.inode not in self._known and not of_deciders(handle):
+                self._known[handle.inode] = Known(handle)
         return time.thread_time_ns() - began_ns
 
     def found(self, now: Iterable[Handle], t_ns: int) -> list[Netns]:

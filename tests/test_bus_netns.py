@@ -14,6 +14,9 @@ import pytest
 
 from bus import netns
 from bus.netns import Handle, Namespace, NamespaceGoneError
+from bus.roles import decider_role
+from bus.schema import Netns
+from collectors.namespaces import Census
 
 pytestmark = pytest.mark.system
 PREFIX = f"tbn{os.getpid()}-"
@@ -49,6 +52,15 @@ def nameless() -> Iterator[int]:
         child.kill()
 
 
+def shut_in(user: int) -> subprocess.Popen[bytes]:
+    """A process of that user in a namespace without a name, of its own."""
+    argv = ["unshare", "--net", "setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+    child = subprocess.Popen([*argv, "sh", "-c", "echo; exec sleep 60"], stdout=subprocess.PIPE)
+    assert child.stdout
+    child.stdout.readline()
+    return child
+
+
 def cookie(path: str) -> int:
     return netns.inside(path, netns.cookie_here)
 
@@ -66,6 +78,25 @@ def test_each_namespace_has_a_cookie_of_its_own_that_does_not_change(named: Call
     assert len({cookie(a), cookie(b), netns.cookie_here()}) == 3
     assert cookie(a) == cookie(a)
     assert cookie(HERE) == netns.cookie_here()
+
+
+def test_the_empty_namespace_of_deciders_is_none_to_be_found_and_any_other_users_is() -> None:
+    decider, other = shut_in(decider_role("guard").uid), shut_in(decider_role("guard").uid + 70_000)
+    try:
+        theirs, others = (inode(f"/proc/{child.pid}/ns/net") for child in (decider, other))
+        assert (theirs in by_inode(), others in by_inode()) == (False, True)
+        census = Census()
+        census.glance()
+        seen = {event.netns_ino for event in census.visit(0) if isinstance(event, Netns)}
+        assert (theirs in seen, others in seen) == (False, True)
+        # With a name it is somebody's.
+        ip("netns", "attach", PREFIX + "d", str(decider.pid))
+        assert by_inode()[theirs].name == PREFIX + "d"
+    finally:
+        subprocess.run(["ip", "netns", "del", PREFIX + "d"], capture_output=True)
+        for child in (decider, other):
+            child.kill()
+            child.communicate()
 
 
 def test_a_cookie_is_not_used_again_when_the_name_is(named: Callable[[str], str]) -> None:
