@@ -92,6 +92,7 @@ def test_the_empty_namespace_of_deciders_is_none_to_be_found_and_any_other_users
         # With a name it is somebody's.
         ip("netns", "attach", PREFIX + "d", str(decider.pid))
         assert by_inode()[theirs].name == PREFIX + "d"
+        assert not netns.of_deciders(Handle(theirs, netns.HOST, f"/proc/{decider.pid}/ns/net", 0))
     finally:
         subprocess.run(["ip", "netns", "del", PREFIX + "d"], capture_output=True)
         for child in (decider, other):
