@@ -9,7 +9,10 @@ minute later. Not forced to disk: a tape is no journal.
 from __future__ import annotations
 
 import contextlib
+import errno
+import fcntl
 import os
+import stat
 import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -88,9 +91,10 @@ class Recorder:
         """Bytes, since the process began."""
         self._folder = folder
         self._cap_bytes = cap_bytes
-        self._segment_bytes = segment_bytes
+        # At least two: with one, nothing would be left of it when the next begins.
+        self._segment_bytes = min(segment_bytes, cap_bytes // 2)
         self._begin = begin
-        self._name = time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f".{time.time_ns() // 1_000_000 % 1000:03d}Z"
+        self._name = _now()
         self._fd = -1
         self._number = 0
         self._segment = 0
@@ -137,12 +141,24 @@ class Recorder:
         head = pack("head", encoded(self._begin(self._number)))
         self._make_room()
         path = self._folder / f"{self._name}-{self._number:04d}{SUFFIX}"
-        self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-        self._number += 1
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except FileExistsError:
+            # Not ours, whatever it is: the next try takes another name.
+            self._name = _now()
+            raise
+        # Says that it is being written (see bus.tape_reader). New, so nobody else can have it.
+        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._segment = 0
         self._began_ns = t_ns
         self._clear(t_ns)
-        self._write(opening() + head)
+        try:
+            self._write(opening() + head)
+        except OSError:
+            # Each try on a full disk would leave one of these.
+            path.unlink()
+            raise
+        self._number += 1
         self.trouble = ""
 
     def _flush(self, t_ns: int) -> None:
@@ -156,16 +172,23 @@ class Recorder:
         self._let_go()
 
     def _write(self, raw: bytes) -> None:
-        written = os.write(self._fd, raw)
+        try:
+            written = os.write(self._fd, raw)
+            if written < len(raw):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder))
+        except OSError:
+            # A part of a frame is of no use. On a full disk, too, a file can be shortened.
+            os.ftruncate(self._fd, self._segment)
+            raise
         self._segment += written
         self.written += written
-        if written < len(raw):
-            raise OSError(f"{self._folder}: no room for more")
 
     def _make_room(self) -> None:
-        found = [(path, path.lstat().st_size) for path in sorted(self._folder.glob(f"*{SUFFIX}"))]
-        size = sum(size for _, size in found) + self._segment_bytes
-        for path, its in found:
+        # What is no plain file is none of ours, and is left.
+        found = [(path, path.lstat()) for path in sorted(self._folder.glob(f"*{SUFFIX}"))]
+        ours = [(path, its.st_size) for path, its in found if stat.S_ISREG(its.st_mode)]
+        size = sum(size for _, size in ours) + self._segment_bytes + BLOCK_BYTES
+        for path, its in ours:
             if size <= self._cap_bytes:
                 break
             path.unlink()
@@ -175,7 +198,7 @@ class Recorder:
         try:
             work()
         except (OSError, TapeError) as error:
-            self.trouble = str(error)
+            self.trouble = _words(error)
             self._retry_ns = t_ns + RETRY_NS
             self._let_go()
 
@@ -190,3 +213,13 @@ class Recorder:
             with contextlib.suppress(OSError):
                 os.close(self._fd)
         self._fd = -1
+
+
+def _now() -> str:
+    return time.strftime("%Y%m%dT%H%M%S", time.gmtime()) + f".{time.time_ns() // 1_000_000 % 1000:03d}Z"
+
+
+def _words(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error)

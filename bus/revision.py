@@ -7,7 +7,7 @@ import functools
 import hashlib
 import importlib.util
 from collections.abc import Iterable
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PURE = ("bus/schema.py", "bus/numbering.py", "bus/tunables.py")
@@ -21,7 +21,11 @@ def ours() -> str:
     root = Path(__file__).parent.parent
     files = [root / name for name in PURE]
     files += sorted(file for file in (root / DECIDERS).glob("*.py") if file.name != "__main__.py")
-    return f"{version('trimtab')}+{_digest(files)}"
+    try:
+        release = version("trimtab")
+    except PackageNotFoundError:
+        release = "tree"
+    return f"{release}+{_digest(files)}"
 
 
 def revision(module: str) -> str:
@@ -29,7 +33,10 @@ def revision(module: str) -> str:
     found = importlib.util.find_spec(module)
     if module.partition(".")[0] == DECIDERS or not found or not found.origin:
         return ours()
-    return f"{ours()}+{_digest(sorted(Path(found.origin).parent.glob('*.py')))}"
+    origin = Path(found.origin)
+    # Beside a module without a package lies whatever else is installed.
+    beside = sorted(origin.parent.glob("*.py")) if "." in module or found.submodule_search_locations else [origin]
+    return f"{ours()}+{_digest(beside)}"
 
 
 def _digest(files: Iterable[Path]) -> str:

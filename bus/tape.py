@@ -44,6 +44,10 @@ SUFFIX = ".tape"
 SIZE_MAX = 32 << 20
 """More than the memory of any decider takes. A frame that claims more is damage, not data."""
 PACKED_MAX = 8 << 20
+SOURCES_MAX = 1 << 16
+"""Recorded processes in one file: more is damage, too."""
+RECORDS_MAX = 1 << 18
+"""In one block. What a process can gather before it has folded it all is far below."""
 BLOCK_BYTES = 256 << 10
 """A block is written when so much has been gathered, or some seconds have passed."""
 LEVEL = 1
@@ -140,7 +144,7 @@ class Packed(Struct, frozen=True):
             # Looked at first: the library allocates what the frame claims.
             if claimed != self.size or claimed > SIZE_MAX:
                 raise TapeError(f"claims to hold {claimed} bytes where {self.size} are announced, at most {SIZE_MAX}")
-            return zstandard.ZstdDecompressor().decompress(self.payload)
+            return zstandard.ZstdDecompressor(max_window_size=SIZE_MAX).decompress(self.payload)
         except zstandard.ZstdError as error:
             raise TapeError(f"cannot be unpacked: {error}") from None
 
@@ -178,7 +182,7 @@ def split(block: bytes) -> list[tuple[int, int, bytes]]:
         length, kind = _RECORD.unpack_from(block, place)
         place += _RECORD.size
         at = _AT.size if kind == ASKED else 0
-        if kind not in (BATCH, ASKED) or length > end - place or length < at:
+        if kind not in (BATCH, ASKED) or not at < length <= end - place or len(found) == RECORDS_MAX:
             raise TapeError(f"no record of ours at byte {place - _RECORD.size} of its block")
         found.append((kind, _AT.unpack_from(block, place)[0] if at else 0, block[place + at : place + length]))
         place += length

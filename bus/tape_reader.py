@@ -1,12 +1,16 @@
 """Reads tapes (see bus.tape), streaming: a frame at a time, so in constant memory. Damage ends what it damages, with a
-word and never a traceback: a bad frame its segment, a bad stream its file. The next segment holds all that it needs."""
+word and never a traceback: the segment that it is in. The next segment holds all that it needs, and is looked for."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import functools
+import os
+import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import msgpack  # type: ignore[import-untyped]
 from msgspec import Struct
@@ -15,10 +19,14 @@ from bus import tape
 from bus.codec import CodecError, decode
 from bus.numbering import Numbering
 from bus.schema import AnyEvent, Batch
-from bus.tape import FORMAT, MAGIC, PACKED_MAX, SUFFIX, End, Head, Packed, TapeError
+from bus.tape import FORMAT, MAGIC, PACKED_MAX, SOURCES_MAX, SUFFIX, End, Head, Packed, TapeError
 
 Record = tuple[int, int, bytes]
 """See bus.tape.split."""
+HEAD_BEGINS = b"\x95\xa4head"
+"""An array of five, whose first is the text "head": MessagePack."""
+PLACES_MAX = 1000
+"""Places of one file where a segment is looked for behind damage."""
 
 
 class Block(Struct, frozen=True):
@@ -44,16 +52,27 @@ class Segment(Struct, frozen=True):
     offset: int
     """Of its head in the file."""
     source: int
-    head: Head
+    packed: Packed
+    """Its head, as it stands in the file: a tape may have thousands, each with a decider's memory in it."""
+
+    @property
+    def head(self) -> Head:
+        """What it begins with."""
+        return _head(self.packed)
 
     def blocks(self) -> Iterator[Block | End | Damage]:
         """What is in it, up to its end, or the damage that ends it."""
-        mine = (item for source, item in _walk(self.path, self.offset) if source in (self.source, ALL))
-        next(mine)
-        for item in mine:
+        mine = _walk(self.path, self.offset, self.source)
+        first = next(mine, None)
+        if first is None or not isinstance(first[1], Head):
+            yield Damage(str(self.path), "has become another while it was read")
+            return
+        for _, item in mine:
             if isinstance(item, Head):
                 return
             yield item
+            if not isinstance(item, Block):
+                return
 
 
 ALL = -1
@@ -81,27 +100,40 @@ def segments(path: Path) -> list[Segment]:
     found: list[Segment] = []
     for offset, packed in _packed(path, 0):
         if isinstance(packed, Packed) and packed.kind == "head":
+            # A damaged one is told of by items(), and by the segment before it.
             with contextlib.suppress(TapeError):
-                # A damaged one is told of by items(), and by the segment before it.
-                found.append(Segment(path, offset, packed.source, tape.head(packed.unpack())))
+                _head(packed)
+                found.append(Segment(path, offset, packed.source, packed))
     return found
 
 
 def items(path: Path) -> Iterator[tuple[int, Head | Block | End | Damage]]:
-    """All of a file in its order, with the source of each. A source is damaged up to its next head; ALL, to the end.
-    TapeError when it is no tape at all, or one of a newer format."""
+    """All of a file in its order, with the source of each. Damage ends its source up to that one's next head; that of
+    ALL ends every source. TapeError when it is no tape at all, or one of a newer format."""
     return _walk(path, 0)
 
 
-def _walk(path: Path, start: int) -> Iterator[tuple[int, Head | Block | End | Damage]]:
+def being_written(path: Path) -> bool:
+    """Whether a recorder is at it (bus.recorder holds a lock): then it ends where it ends, and nothing is wrong."""
+    with _opened(path) as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | Block | End | Damage]]:
+    """only: the source that is asked for; -1: all."""
     sound: dict[int, bool] = {}
     for offset, packed in _packed(path, start):
         where = f"{path}, byte {offset}"
         if isinstance(packed, Damage):
+            sound.clear()
             yield ALL, packed
-            return
+            continue
         source = packed.source
-        if packed.kind != "head" and not sound.get(source):
+        if only not in (ALL, source) or (packed.kind != "head" and not sound.get(source)):
             continue
         try:
             item = _item(packed)
@@ -113,8 +145,15 @@ def _walk(path: Path, start: int) -> Iterator[tuple[int, Head | Block | End | Da
             yield source, _unended(path)
         sound[source] = not isinstance(item, End)
         yield source, item
-    for source in [source for source, is_open in sound.items() if is_open]:
-        yield source, _unended(path)
+    unended = [source for source, is_open in sound.items() if is_open]
+    if unended and not being_written(path):
+        for source in unended:
+            yield source, _unended(path)
+
+
+@functools.lru_cache(maxsize=2)
+def _head(packed: Packed) -> Head:
+    return tape.head(packed.unpack())
 
 
 def lanes(head: Head) -> dict[str, Numbering]:
@@ -145,33 +184,69 @@ def _item(packed: Packed) -> Head | Block | End:
     return tape.end(payload) if packed.kind == "end" else Block(tape.split(payload))
 
 
-def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
-    """The frames from byte `start` on with their offsets, and the damage that ends them, where there is any."""
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """The file, which is a plain one. TapeError: what else it is, or why it cannot be read."""
     try:
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            unpacker = msgpack.Unpacker(
-                file,
-                use_list=False,
-                max_buffer_size=2 * PACKED_MAX,
-                max_str_len=64,
-                max_bin_len=PACKED_MAX,
-                max_array_len=5,
-                max_map_len=0,
-                max_ext_len=0,
-            )
-            if start:
-                file.seek(start)
-            else:
-                _begin(path, unpacker)
-            while (offset := start + unpacker.tell()) < size:
-                found = _next(unpacker)
-                if isinstance(found, str):
-                    yield offset, Damage(f"{path}, byte {offset}", f"{found}; the rest is not read")
-                    return
-                yield offset, found
+        # A pipe would be waited for.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise TapeError(f"{path}: not a file")
+            yield file
     except OSError as error:
         raise TapeError(f"{path}: {error.strerror}") from None
+
+
+def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
+    """The frames from byte `start` on with their offsets; where there is none, Damage, and on from the next head."""
+    with _opened(path) as file:
+        size = os.fstat(file.fileno()).st_size
+        file.seek(start)
+        unpacker = _unpacker(file)
+        if not start:
+            _begin(path, unpacker)
+        places = 0
+        while (offset := start + unpacker.tell()) < size:
+            found = _next(unpacker)
+            if isinstance(found, Packed):
+                yield offset, found
+                continue
+            places += 1
+            start = _next_head(file, offset + 1) if places < PLACES_MAX else 0
+            if start or not being_written(path):
+                rest = f"skipped to byte {start}" if start else "the rest is not read"
+                yield offset, Damage(f"{path}, byte {offset}", f"{found}; {rest}")
+            if not start:
+                return
+            file.seek(start)
+            unpacker = _unpacker(file)
+
+
+def _unpacker(file: BinaryIO) -> Any:
+    return msgpack.Unpacker(
+        file,
+        read_size=64 << 10,
+        use_list=False,
+        max_buffer_size=2 * PACKED_MAX,
+        max_str_len=64,
+        max_bin_len=PACKED_MAX,
+        max_array_len=5,
+        max_map_len=0,
+        max_ext_len=0,
+    )
+
+
+def _next_head(file: BinaryIO, start: int) -> int:
+    """Where the next head may begin; 0: nowhere."""
+    file.seek(start)
+    before = b""
+    while chunk := file.read(1 << 20):
+        place = (before + chunk).find(HEAD_BEGINS)
+        if place >= 0:
+            return start - len(before) + place
+        start += len(chunk)
+        before = chunk[-len(HEAD_BEGINS) + 1 :]
+    return 0
 
 
 def _next(unpacker: Any) -> Packed | str:
@@ -184,7 +259,9 @@ def _next(unpacker: Any) -> Packed | str:
     except (ValueError, msgpack.exceptions.UnpackException) as error:
         return f"no frame ({error})"
     match found:
-        case ("head" | "block" | "end" as kind, int(source), int(size), int(crc), bytes(payload)) if source >= 0:
+        case ("head" | "block" | "end" as kind, int(source), int(size), int(crc), bytes(payload)) if (
+            0 <= source < SOURCES_MAX
+        ):
             return Packed(kind, source, size, crc, payload)
         case _:
             return "no frame of ours"
