@@ -19,6 +19,23 @@ SYSCTL_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr
 """In order of precedence, sysctl.d(5): a file masks those of the same name in later folders."""
 TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
 INCLUDES_MAX = 16
+CILIUM = (
+    "kernel.timer_migration",
+    "kernel.unprivileged_bpf_disabled",
+    "net.core.bpf_jit_enable",
+    "net.core.default_qdisc",
+    "net.core.fb_tunnels_only_for_init_net",
+    "net.core.netdev_max_backlog",
+    "net.core.somaxconn",
+    *(f"net.ipv4.conf.*.{what}" for what in ("accept_local", "forwarding", "rp_filter", "send_redirects")),
+    "net.ipv4.fib_multipath_use_neigh",
+    "net.ipv4.tcp_congestion_control",
+    "net.ipv4.tcp_max_syn_backlog",
+    "net.ipv4.tcp_slow_start_after_idle",
+    *(f"net.ipv6.conf.*.{what}" for what in ("disable_ipv6", "forwarding")),
+)
+"""What its agent sets when it starts: Reinitialize and enableForwarding, cilium's pkg/datapath/loader, and, for the
+bandwidth manager, setBaselineSysctls, pkg/datapath/linux/bandwidth. (tools/sysctlfix leaves a file in sysctl.d.)"""
 
 
 class Conflict(Struct, frozen=True):
@@ -48,7 +65,13 @@ def ceded(root: Path, rows: Mapping[str, Tunable], to: Collection[str]) -> dict[
 
 def conflicts(root: Path, rows: Mapping[str, Tunable]) -> list[Conflict]:
     """All that is found below root."""
-    return [*_tuned(root, rows), *_bpftune(root, rows), *_irqbalance(root), *_sysctl_d(root, rows)]
+    return [
+        *_tuned(root, rows),
+        *_bpftune(root, rows),
+        *_irqbalance(root),
+        *_cilium(root, rows),
+        *_sysctl_d(root, rows),
+    ]
 
 
 # --- other tuners
@@ -119,6 +142,22 @@ def _irqbalance(root: Path) -> Iterator[Conflict]:
     state = _running(root, "irqbalance")
     if state:
         yield Conflict("irqbalance", f"{state}: it sets the affinity of interrupts, which trimtab leaves alone", ())
+
+
+def _cilium(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
+    state = _running(root, "cilium-agent")
+    # The agent is a pod's, not a unit's. It leaves this file for the kubelet, which waits for it at the next boot.
+    plugins = sorted((root / "etc/cni/net.d").glob("*-cilium.conf*"))
+    if not state and plugins:
+        state = f"is the network plugin in /{plugins[0].relative_to(root)}"
+    if state:
+        ours = tuple(name for name, row in rows.items() if any(_matches(key, CILIUM) for key in row.sysctls))
+        advice = "what its agent sets is ceded to it" if ours else "no key of ours"
+        yield Conflict("Cilium", f"{state}: {advice}", ours)
+
+
+def _matches(key: str, patterns: Collection[str]) -> bool:
+    return any(fnmatch.fnmatchcase(key, pattern) for pattern in patterns)
 
 
 # --- sysctl.d

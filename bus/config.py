@@ -23,8 +23,8 @@ Mode = Literal["observe", "advise", "enforce"]
 MODES: tuple[Mode, ...] = ("observe", "advise", "enforce")
 
 
-Rival = Literal["sysctl.d", "tuned", "bpftune", "irqbalance"]
-RIVALS: tuple[Rival, ...] = ("sysctl.d", "tuned", "bpftune", "irqbalance")
+Rival = Literal["sysctl.d", "tuned", "bpftune", "irqbalance", "cilium"]
+RIVALS: tuple[Rival, ...] = ("sysctl.d", "tuned", "bpftune", "irqbalance", "cilium")
 
 
 class ConfigError(ValueError):

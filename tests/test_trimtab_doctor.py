@@ -7,11 +7,13 @@ import re
 import sys
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actuators import others as conflicts
 from actuators.others import Conflict
 from bpf import PROBES
+from bus.config import RIVALS
 from bus.tunables import TUNABLES, table
 from trimtab import doctor, features
 
@@ -81,6 +83,30 @@ def test_a_tuner_that_is_only_enabled_is_told_so(tmp_path: Path) -> None:
 def test_irqbalance_is_seen_and_concerns_no_key(tmp_path: Path) -> None:
     put(tmp_path, {"proc/9/comm": "irqbalance\n"})
     assert by_what(tmp_path)["irqbalance"].keys == ()
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "state"),
+    [
+        ("proc/9/comm", "cilium-agent\n", "runs (pid 9)"),
+        ("etc/cni/net.d/05-cilium.conflist", "{}", "is the network plugin in /etc/cni/net.d/05-cilium.conflist"),
+    ],
+)
+def test_what_ciliums_agent_sets_is_ceded_to_it_and_no_more(tmp_path: Path, file: str, text: str, state: str) -> None:
+    put(tmp_path, {file: text})
+    assert by_what(tmp_path)["Cilium"] == Conflict("Cilium", f"{state}: no key of ours", ())
+    names = ("net.core.somaxconn", "net.core.rmem_max", "net.ipv4.conf.all.rp_filter", "net.ipv4.conf.all.arp_ignore")
+    rows = table(msgspec.structs.replace(TUNABLES[0], name=name) for name in names)
+    [found] = conflicts.conflicts(tmp_path, rows)
+    assert found.keys == ("net.core.somaxconn", "net.ipv4.conf.all.rp_filter")
+    assert found.detail == f"{state}: what its agent sets is ceded to it"
+    assert conflicts.ceded(tmp_path, rows, RIVALS).keys() == set(found.keys)
+    assert conflicts.ceded(tmp_path, rows, ["tuned", "sysctl.d"]) == {}
+
+
+def test_cilium_that_has_gone_is_no_conflict(tmp_path: Path) -> None:
+    put(tmp_path, {"proc/9/comm": "cilium-health\n", "etc/cni/net.d/10-calico.conflist": "{}"})
+    assert conflicts.conflicts(tmp_path, ROWS) == []
 
 
 # --- sysctl.d(5)
