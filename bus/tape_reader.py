@@ -45,6 +45,10 @@ class Damage(Struct, frozen=True):
         return f"{self.where}: {self.why}"
 
 
+class Unended(Damage, frozen=True):
+    """Nothing is damaged, but the segment was not closed in order: what had been gathered last is not there."""
+
+
 class Segment(Struct, frozen=True):
     """A part of a file that can be replayed on its own."""
 
@@ -105,6 +109,15 @@ def segments(path: Path) -> list[Segment]:
                 _head(packed)
                 found.append(Segment(path, offset, packed.source, packed))
     return found
+
+
+def segment(path: Path, offset: int) -> Segment:
+    """The segment whose head is at this byte of the file. TapeError: there is none (any more)."""
+    packed = next((packed for _, packed in _packed(path, offset)), None)
+    if not isinstance(packed, Packed) or packed.kind != "head":
+        raise TapeError(f"{path}, byte {offset}: no segment begins there")
+    _head(packed)
+    return Segment(path, offset, packed.source, packed)
 
 
 def items(path: Path) -> Iterator[tuple[int, Head | Block | End | Damage]]:
@@ -174,7 +187,7 @@ def events(numbering: dict[str, Numbering], raw: bytes) -> list[AnyEvent]:
 
 
 def _unended(path: Path) -> Damage:
-    return Damage(str(path), "the segment has no end: the process was killed, or the disk was full")
+    return Unended(str(path), "the segment has no end: the process was killed, or the disk was full")
 
 
 def _item(packed: Packed) -> Head | Block | End:
