@@ -8,7 +8,7 @@ from typing import Literal
 from msgspec import Struct
 
 from actuators.keeper import Standing
-from actuators.records import Intent, Site, Spot
+from actuators.records import Intent, Site, Spot, Twin
 from bus.schema import AnyEvent
 from bus.tunables import Tunable
 
@@ -36,7 +36,7 @@ class Voice(Struct, frozen=True):
 
     def undone(self, kept: Standing, target: int, why: str) -> None:
         """A value was put back."""
-        self.say(f"put back {self._move(kept.spot, kept.site, kept.stands, target)}: {why}")
+        self.say(f"put back {self._move(kept.spot, kept.site, kept.stands, target, kept.twin)}: {why}")
 
     def confirmed(self, kept: Standing, change: int, why: str) -> None:
         """A change on trial stays."""
@@ -47,14 +47,14 @@ class Voice(Struct, frozen=True):
 
     def stuck(self, kept: Standing, target: int, error: str) -> None:
         """A value could not be put back."""
-        move = self._move(kept.spot, kept.site, kept.stands, target)
+        move = self._move(kept.spot, kept.site, kept.stands, target, kept.twin)
         self.say(f"CANNOT put back {move}: {error}; trimtab's value still stands there")
 
     def ceded(self, kept: Standing, why: str) -> None:
         """A key is the administrator's now."""
         self.say(
             f"hands off {kept.spot.tunable}{where(kept.spot, kept.site)}: {why}; before trimtab there stood "
-            f"{kept.original}  [until: trimtab release {kept.spot.tunable}]"
+            f"{beside(kept.original, kept.twin)}  [until: trimtab release {kept.spot.tunable}]"
         )
 
     def parked(self, spot: Spot, site: Site, why: str) -> None:
@@ -62,12 +62,17 @@ class Voice(Struct, frozen=True):
         self.say(f"hands off {spot.tunable}{where(spot, site)}: {why}  [until: trimtab release {spot.tunable}]")
 
     def _what(self, intent: Intent) -> str:
-        return self._move(intent.spot, intent.site, intent.old, intent.new)
+        return self._move(intent.spot, intent.site, intent.old, intent.new, intent.twin)
 
-    def _move(self, spot: Spot, site: Site, old: int, new: int) -> str:
+    def _move(self, spot: Spot, site: Site, old: int, new: int, twin: Twin | None) -> str:
         row = self.rows.get(spot.tunable)
         unit = f" {row.unit}" if row and row.unit else ""
-        return f"{spot.tunable} {old} -> {new}{unit}{where(spot, site)}"
+        return f"{spot.tunable} {beside(old, twin)} -> {beside(new, twin)}{unit}{where(spot, site)}"
+
+
+def beside(value: int, twin: Twin | None) -> str:
+    """A value; a 0 with what its twin is then."""
+    return f"{value} ({twin.name} {twin.value})" if twin and not value else f"{value}"
 
 
 def where(spot: Spot, site: Site) -> str:

@@ -6,7 +6,7 @@ import contextlib
 import os
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -122,24 +122,28 @@ class Host(World):
         return Host(base, namespaces=self.namespaces, rows=self.rows)
 
 
-@pytest.fixture(params=["fake", pytest.param("real", marks=pytest.mark.system)])
-def host(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Host]:
+def made(tmp_path: Path, vm: FakeVm | RealVm) -> Host:
     """20 % and 10 %, as after a boot."""
-    vm: FakeVm | RealVm
-    before: dict[str, int] = {}
-    if request.param == "fake":
-        vm = FakeVm(tmp_path)
-    else:
-        request.getfixturevalue("the_host")
-        vm = RealVm(tmp_path)
-        before = {key: int(vm.file(key, 0).read_text()) for key in ROWS}
-    made = Host(tmp_path, namespaces=vm, rows=ROWS)
+    vm.write(RATIO, 20)
+    vm.write(BG_RATIO, 10)
+    return Host(tmp_path, namespaces=vm, rows=ROWS)
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[Host]:
+    with contextlib.closing(made(tmp_path, FakeVm(tmp_path))) as host:
+        yield host
+
+
+@pytest.fixture
+def real(the_host: None, tmp_path: Path) -> Iterator[Host]:
+    """The same on the running kernel."""
+    vm = RealVm(tmp_path)
+    before = {key: int(vm.file(key, 0).read_text()) for key in ROWS}
     try:
-        made.foreign(20, RATIO)
-        made.foreign(10, BG_RATIO)
-        yield made
+        with contextlib.closing(made(tmp_path, vm)) as host:
+            yield host
     finally:
-        made.close()
         for key, value in before.items():
             if value:
                 vm.write(key, value)
@@ -175,6 +179,8 @@ def test_a_0_goes_back_through_the_twin(host: Host, key: str, twin: str, stood: 
     assert host.now(key, twin) == [wants[0], 0]
     host.parts.undo.all(REVERT)
     assert host.now(key, twin) == [0, stood]
+    assert host.lines[0].startswith(f"raised {key} 0 ({twin} {stood}) -> {wants[0]}: 7 drops")
+    assert host.lines[-1] == f"put back {key} {wants[0]} -> 0 ({twin} {stood}): test"
     assert host.states() == ["reverted"] * 2
 
 
@@ -248,6 +254,19 @@ def test_a_death_between_the_journal_and_the_write_is_no_change(
         host.change(BYTES, 200 * MIB)
     host = host.again(tmp_path)
     assert (host.now(BYTES, RATIO), host.states()) == ([0, 20], ["failed"])
+    host.close()
+
+
+def test_a_death_between_the_way_back_and_the_journal_is_a_way_back(
+    host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    host.change(BYTES, 200 * MIB)
+    with monkeypatch.context() as patch:
+        patch.setattr(host.parts.keeper, "settle", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            host.modes.stop()
+    host = host.again(tmp_path)
+    assert (host.now(BYTES, RATIO), host.states()) == ([0, 20], ["reverted"])
     host.close()
 
 
@@ -409,6 +428,57 @@ def test_after_a_reboot_it_is_applied_again_only_beside_the_same_twin(
     host.parts.undo.all(REVERT)
     assert host.now(BYTES, RATIO) == [0, stands]
     host.close()
+
+
+# --- so does the running kernel
+
+
+@pytest.mark.system
+@KNOBS
+def test_the_running_kernel_takes_a_0_back_through_the_twin(
+    real: Host, key: str, twin: str, stood: int, wants: tuple[int, int]
+) -> None:
+    test_a_0_goes_back_through_the_twin(real, key, twin, stood, wants)
+
+
+@pytest.mark.system
+@KNOBS
+def test_the_running_kernel_takes_back_what_was_no_0(
+    real: Host, key: str, twin: str, stood: int, wants: tuple[int, int]
+) -> None:
+    test_what_was_no_0_goes_back_by_itself(real, key, twin, stood, wants)
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    "promise",
+    [
+        test_whoever_writes_the_twin_takes_both,
+        test_a_write_of_the_twin_that_is_seen_at_once_takes_the_key_also_where_all_stands_as_before,
+        test_a_write_of_the_twin_that_ours_has_made_0_is_put_back,
+        test_a_twin_that_was_written_since_our_look_is_not_overwritten,
+        test_a_twin_that_was_written_since_is_not_overwritten_by_an_undo,
+        test_who_put_the_original_back_by_hand_has_undone_it,
+        test_all_go_back_whatever_their_order,
+    ],
+)
+def test_the_promise_holds_on_the_running_kernel(real: Host, promise: Callable[[Host], None]) -> None:
+    promise(real)
+
+
+@pytest.mark.system
+def test_a_run_that_died_and_the_dead_man_do_the_same_on_the_running_kernel(
+    real: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_a_run_that_died_an_order_without_an_actuator_and_the_dead_man_do_the_same(real, tmp_path, monkeypatch)
+
+
+@pytest.mark.system
+def test_the_running_kernel_refuses_a_0_of_bytes_and_takes_one_of_a_ratio_for_no_limit_at_all(real: Host) -> None:
+    with pytest.raises(OSError, match="Invalid argument"):
+        real.foreign(0, BYTES)
+    real.foreign(0, RATIO)
+    assert real.now(BYTES, RATIO) == [0, 0]
 
 
 # --- the row, the journal
