@@ -101,14 +101,21 @@ def find(paths: Iterable[Path]) -> list[Path]:
 
 def segments(path: Path) -> list[Segment]:
     """The segments of a file, in their order. TapeError when it is no tape at all."""
-    found: list[Segment] = []
+    return [found for found in heads(path) if isinstance(found, Segment)]
+
+
+def heads(path: Path) -> Iterator[Segment | Damage]:
+    """The segments of a file as they come, and what keeps one from being read. TapeError when it is no tape at all."""
     for offset, packed in _packed(path, 0):
-        if isinstance(packed, Packed) and packed.kind == "head":
-            # A damaged one is told of by items(), and by the segment before it.
-            with contextlib.suppress(TapeError):
+        if isinstance(packed, Damage):
+            yield packed
+        elif packed.kind == "head":
+            try:
                 _head(packed)
-                found.append(Segment(path, offset, packed.source, packed))
-    return found
+            except TapeError as error:
+                yield _skipped(path, offset, error)
+            else:
+                yield Segment(path, offset, packed.source, packed)
 
 
 def segment(path: Path, offset: int) -> Segment:
@@ -140,7 +147,6 @@ def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | 
     """only: the source that is asked for; -1: all."""
     sound: dict[int, bool] = {}
     for offset, packed in _packed(path, start):
-        where = f"{path}, byte {offset}"
         if isinstance(packed, Damage):
             sound.clear()
             yield ALL, packed
@@ -152,7 +158,7 @@ def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | 
             item = _item(packed)
         except TapeError as error:
             sound[source] = False
-            yield source, Damage(where, f"{error}; skipped to the next segment")
+            yield source, _skipped(path, offset, error)
             continue
         if isinstance(item, Head) and sound.get(source):
             yield source, _unended(path)
@@ -188,6 +194,10 @@ def events(numbering: dict[str, Numbering], raw: bytes) -> list[AnyEvent]:
 
 def _unended(path: Path) -> Damage:
     return Unended(str(path), "the segment has no end: the process was killed, or the disk was full")
+
+
+def _skipped(path: Path, offset: int, error: TapeError) -> Damage:
+    return Damage(f"{path}, byte {offset}", f"{error}; skipped to the next segment")
 
 
 def _item(packed: Packed) -> Head | Block | End:
