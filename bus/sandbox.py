@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from bus import landlock, seccomp
 
-PARTS = ("no network", "landlock", "seccomp")
+PARTS = ("empty network", "landlock", "seccomp")
 """What a role without a network (bus.roles) has, all being well."""
 
 
@@ -25,7 +25,7 @@ def enter(writable: Iterable[Path], net: Path = Path("/proc/self/net")) -> Sandb
     """Give up writing but below these directories, and what bus.seccomp names; look whether there is a network."""
     why = dict.fromkeys(PARTS, "")
     if reachable(net):
-        why["no network"] = "that of the host is within reach"
+        why["empty network"] = "the host's is within reach"
     try:
         landlock.restrict(writable)
     except landlock.LandlockError as error:

@@ -141,7 +141,7 @@ def test_a_kernel_without_it_says_so_and_the_rest_holds(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(landlock, "CREATE_RULESET", 100_000)
     monkeypatch.setattr(sandbox, "reachable", lambda net: False)
-    assert child(do) == "(['no network', 'seccomp'], ['landlock: not in this kernel'], 'EPERM')"
+    assert child(do) == "(['empty network', 'seccomp'], ['landlock: not in this kernel'], 'EPERM')"
 
 
 # --- system calls ---------------------------------------------------------------------------------------------------
@@ -250,4 +250,4 @@ def test_a_network_is_one_that_leads_somewhere(tmp_path: Path, ipv4: str | None,
     assert sandbox.reachable(tmp_path) == leads
     if leads:
         said = child(lambda: sandbox.enter([], tmp_path).missing)
-        assert "no network: that of the host is within reach" in said
+        assert "empty network: the host's is within reach" in said

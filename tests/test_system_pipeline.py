@@ -22,7 +22,7 @@ from typing import Any
 
 import pytest
 
-from bus import netns, roles
+from bus import netns, roles, sandbox
 from trimtab.privilege import held, names
 
 pytestmark = [
@@ -243,6 +243,15 @@ def test_every_role_runs_as_its_row_says_and_the_status_tells_all_of_it(trimtab:
         assert allowed.groups == (roles.GROUP,)
         assert set(names(allowed.permitted)) == set(names(allowed.bounding)) == set(role.capabilities)
         assert allowed.no_new_privs
+        told = found[name]["allowed"]
+        assert (told["user"], set(told["capabilities"])) == (role.uid, set(role.capabilities))
+        assert told["sandbox"] == ([] if role.network else list(sandbox.PARTS))
+        assert (told["more"], told["less"]) == ([], [])
+    networks = {
+        os.readlink(f"/proc/{row['pid']}/ns/net") for row in found.values() if row["name"].startswith("decider")
+    }
+    assert len(networks) == 1
+    assert networks.isdisjoint({os.readlink("/proc/self/ns/net")})
     trimtab.until(lambda: trimtab.status()["events"]["collector-proc"]["published"] > 0, "events are counted")
     assert status["events"].keys() == set(roles.publishers())
     assert all(lane.keys() == {"published", "gaps", "ring_drops"} for lane in status["events"].values())

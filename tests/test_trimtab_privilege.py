@@ -63,7 +63,7 @@ class TestDropping:
         said = child(do)
         assert said == (
             f"Held(uids={(USER,) * 4}, gids={(USER,) * 4}, groups=({USER + 1},), inheritable=0, permitted=0, "
-            "effective=0, bounding=0, ambient=0, no_new_privs=True)"
+            f"effective=0, bounding=0, ambient=0, no_new_privs=True, filtered={held().filtered})"
         )
 
     @pytest.mark.parametrize("uid", [0, USER])

@@ -60,6 +60,8 @@ class Held(Struct, frozen=True):
     bounding: int
     ambient: int
     no_new_privs: bool
+    filtered: bool
+    """It has a seccomp filter."""
 
 
 def mask(capabilities: Iterable[str]) -> int:
@@ -81,7 +83,8 @@ def held(status: Path = Path("/proc/self/status")) -> Held:
         int(fields[f"Cap{kind}"][0], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")
     )
     no_new_privs = fields["NoNewPrivs"] == ["1"]
-    return Held(uids, gids, groups, inheritable, permitted, effective, bounding, ambient, no_new_privs)
+    filtered = fields.get("Seccomp") == ["2"]
+    return Held(uids, gids, groups, inheritable, permitted, effective, bounding, ambient, no_new_privs, filtered)
 
 
 def drop(uid: int, groups: Collection[int], capabilities: Collection[str], keep_over_exec: bool = False) -> None:
@@ -114,8 +117,9 @@ def drop(uid: int, groups: Collection[int], capabilities: Collection[str], keep_
 
 def _verify(uid: int, groups: Collection[int], wanted: int, keep_over_exec: bool) -> None:
     kept = wanted if keep_over_exec else 0
-    asked = Held((uid,) * 4, (uid,) * 4, tuple(sorted(groups)), kept, wanted, wanted, wanted, kept, True)
     now = held()
+    users = (uid,) * 4
+    asked = Held(users, users, tuple(sorted(groups)), kept, wanted, wanted, wanted, kept, True, now.filtered)
     if now != asked:
         raise PrivilegeError(f"the kernel did not drop privileges as asked: {now}, asked for {asked}")
 

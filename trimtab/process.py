@@ -13,7 +13,7 @@ from typing import Any, Literal
 import msgspec
 
 from bus.roles import Role
-from trimtab import child
+from trimtab import allowed, child
 
 State = Literal["waiting", "starting", "running", "stopping", "stopped", "done", "failed"]
 FIRST_DELAY_S = 0.1
@@ -142,6 +142,8 @@ class Process:
             "restarts": self.restarts,
             "since_ns": self.since_ns,
             "status": self.status,
+            # A oneshot tells nobody when it has put its privileges away.
+            "allowed": allowed.by_row(self.role) if self.daemon else None,
         }
 
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from trimtab import announce, exits, rundir, show
+from trimtab import allowed, announce, exits, rundir, show
+from trimtab.allowed import Allowed
 
 SCHEMA = "trimtab.status/v1"
 STALE_NS = 10_000_000_000
@@ -28,6 +30,8 @@ class RoleStatus(Struct, frozen=True):
     pss_kib: int | None
     since_ns: int
     """CLOCK_REALTIME since when it is in this state."""
+    allowed: Allowed | None = None
+    """What it may do; None unless it runs and that can be seen."""
 
 
 class Lane(Struct, frozen=True):
@@ -70,12 +74,14 @@ def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
     if problem == "not running":
         return _absent(run_dir, state_dir, problem)
     rows = document["roles"]
+    roles = [_role(row, proc) for row in rows]
+    problem = problem or _excess(roles)
     return Status(
         SCHEMA,
         document["ready"] and not problem,
         problem,
         document["mode"],
-        [_role(row, proc) for row in rows],
+        roles,
         _lanes(rows),
         _changes(rows, state_dir),
         document["watched"],
@@ -111,8 +117,17 @@ def _absent(run_dir: Path, state_dir: Path, problem: str) -> Status:
 
 
 def _role(row: dict[str, Any], proc: Path) -> RoleStatus:
-    rss_kib, pss_kib = _memory(proc / str(row["pid"])) if row["pid"] else (None, None)
-    return RoleStatus(row["name"], row["pid"], row["state"], row["restarts"], rss_kib, pss_kib, row["since_ns"])
+    name, pid, state, wanted = row["name"], row["pid"], row["state"], row.get("allowed")
+    process = proc / str(pid)
+    rss_kib, pss_kib = _memory(process) if pid else (None, None)
+    # Until it runs it may still be on its way to what it shall be.
+    may = allowed.read(process, wanted, row["status"].get("sandbox")) if wanted and state == "running" else None
+    return RoleStatus(name, pid, state, row["restarts"], rss_kib, pss_kib, row["since_ns"], may)
+
+
+def _excess(roles: Iterable[RoleStatus]) -> str:
+    found = [f"{role.name} ({', '.join(role.allowed.more)})" for role in roles if role.allowed and role.allowed.more]
+    return f"more than its row allows: {'; '.join(found)}" if found else ""
 
 
 def _memory(process: Path) -> tuple[int | None, int | None]:
@@ -155,6 +170,26 @@ def _numbers(found: object) -> dict[str, int]:
     return {key: value for key, value in found.items() if type(value) is int} if isinstance(found, dict) else {}
 
 
+def _print_allowed(roles: Iterable[RoleStatus]) -> None:
+    known = [(role.name, role.allowed) for role in roles if role.allowed]
+    if not known:
+        return
+    show.table(
+        ["role", "user", "capabilities", "sandbox"],
+        [[name, str(may.user), _words(may.capabilities), _words(may.sandbox)] for name, may in known],
+    )
+    for name, may in known:
+        if may.more:
+            print(f"{name} may do more than its row allows: {_words(may.more)}")
+        if may.less:
+            print(f"{name} does without {_words(may.less)}")
+    print()
+
+
+def _words(names: Iterable[str]) -> str:
+    return ", ".join(name.removeprefix("CAP_").lower() for name in names) or "none"
+
+
 def _print(status: Status, run_dir: Path) -> None:
     if not status.roles:
         print(f"trimtab: {status.problem}")
@@ -170,6 +205,7 @@ def _print(status: Status, run_dir: Path) -> None:
         ],
     )  # fmt: skip
     print(f"all roles: {show.mib(sum(role.pss_kib or 0 for role in status.roles))} PSS\n")
+    _print_allowed(status.roles)
     show.table(
         ["publisher", "published", "gaps", "ring drops"],
         [[name, lane.published, lane.gaps, lane.ring_drops] for name, lane in status.events.items()],
