@@ -8,7 +8,10 @@ from actuators.history import Filter
 from actuators.records import Change
 from bus.tunables import Tunable
 from trimtab import exits, show, tables
+from trimtab.story import Story, document, stories
 
+STORIES_MAX = 20
+"""Of a key's changes, so many of the newest are looked up on tape."""
 SCHEMA = "trimtab.explanation/v1"
 
 
@@ -21,13 +24,16 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
     row, changes = _find(state_dir, what)
     known = [found for found in tables.rows(run_dir) if row and found.name == row.name]
     holds = [hold for hold in tables.holds(state_dir) if row and hold.spot.tunable == row.name]
+    told = stories(state_dir, changes[-STORIES_MAX:])
     if as_json:
         show.as_json(
             {
                 "schema": SCHEMA,
                 "tunable": known[0] if known else None,
                 "holds": [{"netns": hold.spot.netns, "why": hold.why} for hold in holds],
-                "changes": [tables.document(change) for change in changes],
+                "changes": [
+                    {**tables.document(change), "story": document(told.get(change.id, Story()))} for change in changes
+                ],
             }
         )
         return exits.FINE
@@ -36,7 +42,7 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
     for hold in holds:
         print(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}")
     for change in changes:
-        _print_change(change)
+        _print_change(change, row, told.get(change.id, Story()))
     if not changes:
         print("never changed, as far as the journal knows")
     return exits.FINE
@@ -68,12 +74,38 @@ def _place(netns: int) -> str:
     return f"in netns {netns}" if netns else "everywhere"
 
 
-def _print_change(change: Change) -> None:
-    print(f"\nchange {change.id}, {tables.when(change)}: {change.old} -> {change.new} ({tables.where(change)})")
+def _print_change(change: Change, row: Tunable | None, story: Story) -> None:
+    unit = f" {row.unit}" if row else ""
+    print(f"\nchange {change.id}, {tables.when(change)}: {change.old} -> {change.new}{unit} ({tables.where(change)})")
     print(f"  why       {change.why}")
     evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())
     print(f"  evidence  {evidence or 'none'}")
+    _print_story(change, row, story)
     ended = f": {change.detail}" if change.detail else ""
     print(f"  state     {change.state}{ended}")
     if change.state in tables.UNDOABLE:
         print(f"  undo      trimtab rollback {change.id}")
+
+
+def _print_story(change: Change, row: Tunable | None, story: Story) -> None:
+    if story.event:
+        fields = ", ".join(f"{name} {_shown(value)}" for name, value in story.fields.items())
+        print(f"  seen      {story.event}, {_ago(change.t_ns - story.t_ns)} before the change: {fields}")
+    if story.rule:
+        rule = ", ".join(f"{name} {value}" for name, value in story.rule.items())
+        print(f"  rule      {change.decider} with {rule}")
+    if story.low is not None and row:
+        step = f"a step of {abs(change.new - change.old) / abs(change.old):.0%}, " if change.old else ""
+        print(f"  gate      granted within {story.low} to {story.high} {row.unit}; {step}at most {row.step:.0%}")
+    for words in story.guards:
+        print(f"  guard     {words}")
+
+
+def _shown(value: object) -> str:
+    """A program's name may hold what steers a terminal."""
+    text = str(value)
+    return text if text and text.isprintable() else repr(text)
+
+
+def _ago(span_ns: int) -> str:
+    return f"{span_ns / 1e6:.1f} ms" if span_ns < 10**9 else f"{span_ns / 1e9:.1f} s"

@@ -11,7 +11,7 @@ from msgspec import Struct
 
 from actuators import history
 from actuators.history import Filter
-from actuators.records import Change, Hold
+from actuators.records import STANDING, Change, Hold
 from actuators.state_dir import JournalError
 from bus import config, plugins
 from bus.tunables import Tunable, resolve, table
@@ -20,7 +20,7 @@ from trimtab import exits, rundir, show
 TUNABLE_SCHEMA = "trimtab.tunable/v1"
 CHANGE_SCHEMA = "trimtab.change/v1"
 T = TypeVar("T")
-UNDOABLE = ("intent", "trial")
+UNDOABLE = STANDING
 
 
 class Row(Struct, frozen=True):
