@@ -284,7 +284,7 @@ class TestJournal:
             f"{RMEM}: largest receive buffer",
             "bounds      65536 to ",
             "by tcp_buffer alone",
-            "262144 -> 393216 (web)",
+            "262144 -> 393216 bytes (web)",
             "window full at 393216 bytes",
             "socket 7, event TcpRcvBuf@9",
             "state     reverted: trimtab stops",
