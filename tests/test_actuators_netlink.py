@@ -24,7 +24,7 @@ KEYS = [f"net.{family}.neigh.default.gc_thresh{level}" for family in ("ipv4", "i
 
 
 @pytest.fixture
-def tables() -> Iterator[NeighTables]:
+def tables(the_host: None) -> Iterator[NeighTables]:
     with contextlib.closing(Sysctl(Namespaces().enter)) as sysctl, contextlib.closing(NeighTables(sysctl)) as made:
         yield made
 
@@ -94,6 +94,7 @@ def test_pyroute2_is_loaded_only_by_who_may_write_a_threshold() -> None:
     assert found.stdout.split() == ["False", "True"]
 
 
+@pytest.mark.usefixtures("the_host")
 def test_the_kernel_writes_a_threshold_by_netlink() -> None:
     key = KEYS[0]
     value = int(file(key).read_text())

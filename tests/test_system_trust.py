@@ -67,7 +67,11 @@ class Running:
         argv += ["--run-dir", str(self.run_dir), "--state-dir", str(self.state_dir), *options]
         with (folder / "log").open("w") as log:
             self.process = subprocess.Popen(argv, stdout=log, stderr=log)
-        wait_for(lambda: self.status().get("ready"), "trimtab is ready")
+        try:
+            wait_for(lambda: self.status().get("ready"), "trimtab is ready")
+        except AssertionError:
+            self.stop()
+            raise
 
     def status(self) -> dict[str, Any]:
         with contextlib.suppress(FileNotFoundError):
