@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from netns_world import PREFIX, cookie, ip, named_namespaces
 
 from bus import netns
 from bus.netns import Handle, Namespace, NamespaceGoneError
@@ -19,27 +20,13 @@ from bus.schema import Netns
 from collectors.namespaces import Census
 
 pytestmark = pytest.mark.system
-PREFIX = f"tbn{os.getpid()}-"
 HERE = "/proc/self/ns/net"
-
-
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
 
 
 @pytest.fixture
 def named() -> Iterator[Callable[[str], str]]:
-    """Makes a namespace with a name; returns its path."""
-    made: list[str] = []
-
-    def make(name: str) -> str:
-        ip("netns", "add", PREFIX + name)
-        made.append(PREFIX + name)
-        return f"/run/netns/{PREFIX}{name}"
-
-    yield make
-    for name in made:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True)
+    with named_namespaces() as make:
+        yield make
 
 
 @pytest.fixture
@@ -59,10 +46,6 @@ def shut_in(user: int) -> subprocess.Popen[bytes]:
     assert child.stdout
     child.stdout.readline()
     return child
-
-
-def cookie(path: str) -> int:
-    return netns.inside(path, netns.cookie_here)
 
 
 def inode(path: str) -> int:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from netns_world import PREFIX, cookie, ip, named_namespaces
 
 from bus import netns
 from bus.codec import decode, encode
@@ -21,31 +22,14 @@ from collectors.namespaces import REFUSED_NS, SETTLED_NS, SPACING_NS, VISITS, YO
 from collectors.rtnl import Prefix
 
 pytestmark = pytest.mark.system
-PREFIX = f"tcs{os.getpid()}-"
 SECOND = 1_000_000_000
 HERE = "/proc/self/ns/net"
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
 @pytest.fixture
 def named() -> Iterator[Callable[[str], str]]:
-    made: list[str] = []
-
-    def make(name: str) -> str:
-        ip("netns", "add", PREFIX + name)
-        made.append(PREFIX + name)
-        return f"/run/netns/{PREFIX}{name}"
-
-    yield make
-    for name in made:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-
-def cookie(path: str) -> int:
-    return netns.inside(path, netns.cookie_here)
+    with named_namespaces() as make:
+        yield make
 
 
 def handle(path: str, inode: int = 0, changed_ns: int = 0) -> Handle:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import pytest
+from netns_world import PREFIX, cookie, ip, named_namespaces
 
 from bus import netns, roles
 from bus.codec import decode, encode
@@ -23,7 +24,6 @@ from collectors import netlink, rtnl
 from collectors.netlink import STATE_NS, TABLE_NS, NetlinkSource
 from collectors.rtnl import Prefix, Table
 
-PREFIX = f"tcn{os.getpid()}-"
 NONE: frozenset[int] = frozenset()
 SECOND = 1_000_000_000
 REPOSITORY = Path(netns.__file__).parents[1]
@@ -119,26 +119,10 @@ def test_attributes_end_with_their_message_even_when_their_length_lies() -> None
 # --- the running kernel -------------------------------------------------------------------------------------------
 
 
-def ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True)
-
-
 @pytest.fixture
 def named() -> Iterator[Callable[[str], str]]:
-    made: list[str] = []
-
-    def make(name: str) -> str:
-        ip("netns", "add", PREFIX + name)
-        made.append(PREFIX + name)
-        return f"/run/netns/{PREFIX}{name}"
-
-    yield make
-    for name in made:
-        subprocess.run(["ip", "netns", "del", name], capture_output=True)
-
-
-def cookie(path: str) -> int:
-    return netns.inside(path, netns.cookie_here)
+    with named_namespaces() as make:
+        yield make
 
 
 def here() -> set[Prefix]:
