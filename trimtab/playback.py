@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-
-import msgspec
+from itertools import chain
 
 from bus.config import Config
-from bus.numbering import Numbering
 from bus.schema import AnyEvent
 from bus.tape import ASKED, End, Head, TapeError
 from bus.tape_reader import Block, Damage, Segment, events, lanes
@@ -16,32 +14,46 @@ from deciders.engine import Decider
 
 
 class Playback:
-    """One segment, played once: iterate over `events()`, then look at what else was found."""
+    """One segment, played once: iterate over `events()` or `blocks()`, then look at what else was found."""
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
+        self.head = segment.head
         self.asked: list[tuple[int, bytes]] = []
         """The recorded wishes as far as events() has come: (events folded by then since the process began, message)."""
         self.damage: list[Damage] = []
         self.end: End | None = None
+        self.lanes = lanes(self.head)
+        """How far each publisher has been heard."""
 
     def events(self) -> Iterator[AnyEvent]:
         """The events in the order in which the process folded them, Gaps included. Damage ends them."""
-        numbering = lanes(self.segment.head)
+        return chain.from_iterable(self.blocks())
+
+    def blocks(self) -> Iterator[Iterator[AnyEvent]]:
+        """As events(), a block at a time, each to be used up before the next: then all wishes are there that its events
+        brought about."""
         for item in self.segment.blocks():
             if isinstance(item, Damage):
                 self.damage.append(item)
             elif isinstance(item, End):
                 self.end = item
             else:
-                yield from self._block(item, numbering)
+                yield self._block(item)
+            if self.damage:
+                return
 
-    def _block(self, block: Block, numbering: dict[str, Numbering]) -> Iterator[AnyEvent]:
+    def _block(self, block: Block) -> Iterator[AnyEvent]:
         for kind, at, raw in block.records:
             if kind == ASKED:
                 self.asked.append((at, raw))
-            else:
-                yield from events(numbering, raw)
+                continue
+            try:
+                found = events(self.lanes, raw)
+            except TapeError as error:
+                self.damage.append(Damage(str(self.segment.path), f"{error}; skipped to the next segment"))
+                return
+            yield from found
 
 
 def begins(head: Head) -> bool:
@@ -58,6 +70,7 @@ def decider(head: Head, config: Config | None = None, name: str = "") -> Decider
     if head.memory.state and not config and name in ("", head.decider):
         try:
             found.recall(head.memory.state, head.memory.sent)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (ValueError, RecursionError) as error:
+            # msgspec's errors and those of bad UTF-8 are ValueErrors.
             raise TapeError(f"the memory of {head.decider} is none that this trimtab understands: {error}") from None
     return found
