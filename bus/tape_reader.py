@@ -182,6 +182,11 @@ def lanes(head: Head) -> dict[str, Numbering]:
 
 def events(numbering: dict[str, Numbering], raw: bytes) -> list[AnyEvent]:
     """What a recorded batch brought. TapeError for one that no version of ours has sent."""
+    return taken(numbering, raw)[1]
+
+
+def taken(numbering: dict[str, Numbering], raw: bytes) -> tuple[Batch, list[AnyEvent]]:
+    """A recorded batch, and what it brought. TapeError for one that no version of ours has sent."""
     try:
         batch = decode(Batch, raw)
     except CodecError as error:
@@ -189,7 +194,7 @@ def events(numbering: dict[str, Numbering], raw: bytes) -> list[AnyEvent]:
     lane = numbering.get(batch.publisher)
     if lane is None:
         lane = numbering[batch.publisher] = Numbering(batch.publisher)
-    return lane.take(batch)
+    return batch, lane.take(batch)
 
 
 def _unended(path: Path) -> Damage:
