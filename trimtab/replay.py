@@ -34,8 +34,8 @@ class Played(Struct):
     piece: Piece
     events: int = 0
     wishes: int = 0
-    first_ns: int = 0
     last_ns: int = 0
+    """When its last event was, CLOCK_MONOTONIC."""
     cpu_ns: int = 0
     code: str = ""
     """Revision of the code here, where it is another than the recorded."""
@@ -93,7 +93,7 @@ def _play(piece: Piece, played: Played, going: Decider | None) -> Decider | None
     going = going or decider(playback.head)
     here = revision(piece.module)
     played.code = here if here != piece.code else ""
-    played.first_ns = played.last_ns = playback.head.t_ns
+    played.last_ns = playback.head.t_ns
     try:
         _fold(playback, going, played)
     except FAULTS as error:
@@ -108,7 +108,8 @@ def _fold(playback: Playback, going: Decider, played: Played) -> None:
     replayed: list[tuple[int, bytes]] = []
     for events in playback.blocks():
         last: AnyEvent | None = None
-        for last, wishes in decide(events, (going,)):  # noqa: B007: looked at once, after the last
+        for event, wishes in decide(events, (going,)):
+            last = event
             at += 1
             if wishes:
                 replayed += [(at, encode(wish)) for wish in wishes]

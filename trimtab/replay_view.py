@@ -75,10 +75,8 @@ class View:
         line.unended += bool(played.words) and not played.damaged and not played.skipped
         utc_ns = piece.tai_ns - piece.tai_offset_s * 10**9
         line.first_utc_ns = min(line.first_utc_ns or utc_ns, utc_ns)
-        line.first_ns, line.last_ns = (
-            min(line.first_ns, played.first_ns or piece.t_ns),
-            max(line.last_ns, played.last_ns),
-        )
+        line.first_ns = min(line.first_ns, piece.t_ns)
+        line.last_ns = max(line.last_ns, played.last_ns)
         line.code = piece.code if played.code else line.code
         if played.differs:
             line.different += 1
@@ -120,7 +118,7 @@ class View:
             {
                 "schema": SCHEMA,
                 "equal": not any(line.different for line in rows),
-                "lines": [_document(line) for line in rows],
+                "deciders": [_document(line) for line in rows],
                 "classes": [{"release": kind[0], "machine": kind[1], "cpus": kind[2], "memory_gib": kind[3], **sums}
                             for kind, sums in self._classes().items()],
                 "words": sorted(self._said),
