@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from actuator_world import Namespaces, World
+from actuator_world import FakeKernel, Namespaces, World
 
 from actuators import deadman, history, leases, offline, originals, others, store
 from actuators import parts as parts_module
 from actuators.foreign import Foreign
+from actuators.journal import Journal
 from actuators.records import Site, Spot, Swap, Twin
+from actuators.state_dir import JournalError
 from actuators.sysctl import Sysctl
 from actuators.undo import Ending
 from actuators.watch import Watch
@@ -229,6 +231,17 @@ def test_without_its_row_and_its_journal_it_still_goes_back(host: Host, tmp_path
     again.close()
 
 
+def test_with_originals_log_alone_it_goes_back(host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.change(BYTES, 200 * MIB)
+
+    def full(*_: object) -> None:
+        raise JournalError("no space left")
+
+    monkeypatch.setattr(Journal, "__init__", full)
+    host.again(tmp_path).close()
+    assert host.now(BYTES, RATIO) == [0, 20]
+
+
 def test_a_death_between_the_journal_and_the_write_leaves_an_administrator_s_twin_alone(
     host: Host, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -302,11 +315,19 @@ def test_a_write_of_the_twin_that_is_seen_at_once_takes_the_key_also_where_all_s
     assert host.changes()[0].detail.endswith(f"wrote 30 to {RATIO}, its twin")
 
 
-def test_systemd_sysctl_that_sets_the_twin_again_takes_the_key(host: Host) -> None:
+@pytest.mark.parametrize("value", [20, 200 * MIB], ids=["as before", "the very number that stands in ours"])
+def test_systemd_sysctl_that_sets_the_twin_again_takes_the_key(host: Host, value: int) -> None:
     host.change(BYTES, 200 * MIB)
-    host.foreign(20, RATIO)
-    written(host, RATIO, 20, comm="systemd-sysctl")
+    written(host, RATIO, value, comm="systemd-sysctl")
     assert host.states() == ["ceded"]
+
+
+def test_both_made_0_is_told_as_it_stands(host: Host) -> None:
+    host.foreign(100 * MIB, BYTES)
+    host.change(BG_BYTES, 20 * MIB)
+    host.foreign(0, BG_RATIO)
+    Watch(host.parts).level()
+    assert host.changes()[0].detail == f"somebody else wrote 0 in place of {20 * MIB}"
 
 
 def test_a_write_of_the_twin_that_ours_has_made_0_is_put_back(host: Host) -> None:
@@ -356,6 +377,26 @@ def test_a_twin_that_is_written_right_after_us_is_seen_in_the_read_back(host: Ho
     assert host.states() == ["ceded"]
 
 
+def between(host: Host, do: Callable[[], None]) -> pytest.MonkeyPatch:
+    """Acts right before the write, when all has been looked at."""
+    real = host.kernel._sysctl.swap
+
+    def swap(*arguments: Any) -> Swap:
+        do()
+        return real(*arguments)
+
+    patch = pytest.MonkeyPatch()
+    patch.setattr(host.kernel._sysctl, "swap", swap)
+    return patch
+
+
+def test_who_writes_our_very_value_before_us_has_the_key(host: Host) -> None:
+    patch = between(host, lambda: host.foreign(200 * MIB, BYTES))
+    host.change(BYTES, 200 * MIB)
+    patch.undo()
+    assert (host.now(BYTES, RATIO), host.states()) == ([200 * MIB, 0], ["ceded"])
+
+
 def test_who_put_the_original_back_by_hand_has_undone_it(host: Host) -> None:
     host.change(BYTES, 200 * MIB)
     host.foreign(20, RATIO)
@@ -369,6 +410,17 @@ def test_a_hold_covers_the_twin_and_so_does_its_release(host: Host) -> None:
     assert host.change(BYTES, 200 * MIB).verdict == "refused"
     assert host.parts.orders.release(Ask("release", tunable=BYTES)).ok
     assert host.change(BYTES, 200 * MIB).verdict == "written"
+
+
+def test_a_key_is_released_by_the_name_of_a_twin_that_has_no_row(host: Host, tmp_path: Path) -> None:
+    host.rows = {BYTES: row(BYTES, RATIO)}
+    host = host.again(tmp_path)
+    host.change(BYTES, 200 * MIB)
+    host.foreign(30, RATIO)
+    assert host.change(BYTES, 100 * MIB).verdict == "refused"
+    assert host.parts.orders.release(Ask("release", tunable=RATIO)).ok
+    assert host.change(BYTES, 100 * MIB).verdict == "written"
+    host.close()
 
 
 def test_a_twin_in_which_a_value_of_ours_stands_is_not_written(host: Host) -> None:
@@ -427,6 +479,42 @@ def test_after_a_reboot_it_is_applied_again_only_beside_the_same_twin(
     assert any(f"{RATIO}, its twin, is 25, not 20" in line for line in host.lines) == (stands == 25)
     host.parts.undo.all(REVERT)
     assert host.now(BYTES, RATIO) == [0, stands]
+    host.close()
+
+
+@pytest.mark.parametrize(
+    ("where", "key", "value", "expected"),
+    [(FakeKernel, RATIO, 33, [0, 33]), (DirtySysctl, BYTES, 200 * MIB, [200 * MIB, 0])],
+    ids=["the twin", "our very value"],
+)
+def test_what_is_written_while_it_is_applied_again_is_not_ours(
+    host: Host,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    where: type[FakeKernel | DirtySysctl],
+    key: str,
+    value: int,
+    expected: list[int],
+) -> None:
+    boot = tmp_path / "boot_id"
+    monkeypatch.setattr(parts_module, "BOOT_ID", boot)
+    boot.write_text("one\n")
+    host = host.again(tmp_path)
+    host.change(BYTES, 200 * MIB)
+    host.parts.orders.confirm_change(1, "well")
+    host.close()
+    host.foreign(20, RATIO)
+    boot.write_text("two\n")
+    real = where.swap
+
+    def swap(*arguments: Any) -> Swap:
+        host.foreign(value, key)
+        return real(*arguments)
+
+    monkeypatch.setattr(where, "swap", swap)
+    host = host.again(tmp_path)
+    assert host.states() == ["lost", "failed"]
+    assert host.now(BYTES, RATIO) == expected
     host.close()
 
 
