@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PURE = ("bus/schema.py", "bus/numbering.py", "bus/tunables.py")
+PURE = ("bus/events.py", "bus/schema.py", "bus/numbering.py", "bus/tunables.py")
 DECIDERS = "deciders"
 
 

@@ -1,0 +1,267 @@
+"""The events: one frozen struct per topic; a struct's name is its topic and its tag on the wire.
+
+Every event's first field is `t_ns`, CLOCK_MONOTONIC nanoseconds, the clock of bpf_ktime_get_ns. Names carry units.
+`netns` is a network namespace's cookie (SO_NETNS_COOKIE, never reused while the host is up), `netns_ino` its inode as
+a hint for finding it; netns 0 means "the host as a whole".
+
+Evolution: append a field with a default. Anything else raises bus.schema.VERSION and adds a migration.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Name = Annotated[str, Meta(max_length=128)]
+Text = Annotated[str, Meta(max_length=400)]
+Count = Annotated[int, Meta(ge=0)]
+Names = Annotated[tuple[Name, ...], Meta(max_length=16)]
+
+
+class Event(Struct, frozen=True, array_like=True, forbid_unknown_fields=True, omit_defaults=False, gc=False, tag=True):
+    """Something that happened or is so, at t_ns."""
+
+    t_ns: Count
+
+
+# --- what the collectors say ------------------------------------------------------------------------------------
+
+
+class Tick(Event, frozen=True):
+    """Time passes: the only clock that a decider has. Once a second."""
+
+    seq: Count
+
+
+class Host(Event, frozen=True):
+    """Facts about this host, republished every few seconds."""
+
+    boot_id: Name
+    release: Name
+    machine: Name
+    cpus: Count
+    mem_bytes: Count
+    page_bytes: Count
+    tai_offset_s: int
+    """TAI - UTC as the kernel has it; 0 where nobody has set it."""
+
+
+class Probe(Event, frozen=True):
+    """Which road a probe took into the kernel, or why it took none."""
+
+    name: Name
+    road: Name
+    """raw tracepoint, tracepoint, fentry, kprobe, cgroup, /proc, netlink; empty when the probe is off."""
+    reason: Text
+    """Why a better road, or any, was not to be had; empty when all is well."""
+
+
+class Netns(Event, frozen=True):
+    """A network namespace that is there (level state), or has gone."""
+
+    netns: Count
+    netns_ino: Count
+    name: Name
+    """The name under /run/netns, "host" for the initial one, else empty."""
+    alive: bool
+
+
+class TcpRcvBuf(Event, frozen=True):
+    """A TCP socket whose receive buffer is near tcp_rmem[2] of its namespace, or was a moment ago."""
+
+    netns: Count
+    netns_ino: Count
+    socket: Count
+    """Stable id of the socket while it lives: its cookie, or its address hashed where it has none."""
+    family: Count
+    sport: Count
+    dport: Count
+    rcvbuf_bytes: Count
+    limit_bytes: Count
+    """tcp_rmem[2] of the socket's namespace at that moment."""
+    locked: bool
+    """The application set SO_RCVBUF, so the limit does not concern this socket."""
+    rcv_wnd_bytes: Count
+    window_clamp_bytes: Count
+    wscale: Count
+    """The receive window scale agreed at connection set-up: this socket's window never passes 65535 << wscale."""
+    copied_per_rtt_bytes: Count
+    rcv_rtt_us: Count
+    srtt_us: Count
+    received_bytes: Count
+    """Received since the connection began."""
+
+
+class TcpSndBuf(Event, frozen=True):
+    """A TCP socket whose send buffer is near tcp_wmem[2] of its namespace, or was a moment ago."""
+
+    netns: Count
+    netns_ino: Count
+    socket: Count
+    family: Count
+    sport: Count
+    dport: Count
+    sndbuf_bytes: Count
+    limit_bytes: Count
+    locked: bool
+    srtt_us: Count
+    min_rtt_us: Count
+    cwnd_packets: Count
+    mss_bytes: Count
+    in_flight_packets: Count
+    snd_wnd_bytes: Count
+    queued_bytes: Count
+    acked_bytes: Count
+    """Acknowledged since the connection began."""
+    delivered_packets: Count
+    delivered_us: Count
+    """The kernel's last delivery rate sample: delivered_packets in delivered_us."""
+    limited_by: Count
+    """What the kernel says holds this flow back now: 0 nothing, 1 network, 2 peer's window, 3 send buffer."""
+    retransmits: Count
+
+
+class NeighEntries(Event, frozen=True):
+    """A neighbour table that is filling, at the moment an entry is made (or refused)."""
+
+    family: Count
+    entries: Count
+    """Entries that count against the thresholds."""
+    total_entries: Count
+    gc_thresh1: Count
+    gc_thresh2: Count
+    gc_thresh3: Count
+    netns: Count
+    netns_ino: Count
+    ifindex: Count
+    refused: Count
+    """Entries that the kernel refused since the probe was loaded."""
+
+
+class SysctlWrite(Event, frozen=True):
+    """Somebody wrote a sysctl: trimtab itself, or anybody else, in any namespace."""
+
+    netns: Count
+    netns_ino: Count
+    pid: Count
+    uid: Count
+    comm: Name
+    name: Name
+    """As under /proc/sys, with slashes."""
+    old: Text
+    new: Text
+
+
+class NeighTable(Event, frozen=True):
+    """Level state of one neighbour table of the host (family 2: ARP, 10: ND), from netlink."""
+
+    family: Count
+    entries: Count
+    gc_thresh1: Count
+    gc_thresh2: Count
+    gc_thresh3: Count
+    table_fulls: Count
+    forced_gc_runs: Count
+    allocs: Count
+    destroys: Count
+
+
+class Attached(Event, frozen=True):
+    """How many neighbours the networks attached to one namespace can hold, and over how many prefixes."""
+
+    netns: Count
+    family: Count
+    hosts: Count
+    prefixes: Count
+
+
+class Counters(Event, frozen=True):
+    """One /proc source of counters or gauges, as it stands: net/netstat, net/snmp, net/sockstat, net/softnet_stat."""
+
+    netns: Count
+    source: Name
+    values: dict[str, int]
+
+
+# --- what the actuator says --------------------------------------------------------------------------------------
+
+
+class Value(Event, frozen=True):
+    """A tunable as it stands, with the bounds in force. Republished every few seconds and after every change."""
+
+    tunable: Name
+    netns: Count
+    netns_ino: Count
+    value: int
+    original: int
+    """What stood there before trimtab's first write; equal to value where it wrote nothing."""
+    low: int
+    high: int
+    held: bool
+    """Hands off: the administrator's, ceded, parked, or rolled back."""
+
+
+class Trial(Event, frozen=True):
+    """A change on trial, republished every few seconds until it ends."""
+
+    change: Count
+    decider: Name
+    tunable: Name
+    netns: Count
+    netns_ino: Count
+    old: int
+    new: int
+    since_ns: Count
+    """When it was written, CLOCK_MONOTONIC."""
+    guards: Names = ()
+    """The signals that must not get worse meanwhile, as the tunable's row names them."""
+
+
+class Outcome(Event, frozen=True):
+    """What became of a wish, or of a change later on."""
+
+    decider: Name
+    tunable: Name
+    netns: Count
+    believed: int
+    want: int
+    verdict: Literal["written", "advised", "refused", "failed", "reverted", "confirmed", "ceded"]
+    reason: Text
+    value: int
+    """The value that stands now."""
+    change: Count
+    """The journal's id, 0 where nothing was journaled."""
+
+
+# --- what the bus itself says ------------------------------------------------------------------------------------
+
+
+class Gap(Event, frozen=True):
+    """Events of a publisher that never arrived, counted by their numbers."""
+
+    publisher: Name
+    lost: Count
+    restarted: bool
+    """The publisher began anew; what it said in between is not known."""
+
+
+AnyEvent = (
+    Tick
+    | Host
+    | Probe
+    | Netns
+    | TcpRcvBuf
+    | TcpSndBuf
+    | NeighEntries
+    | SysctlWrite
+    | NeighTable
+    | Attached
+    | Counters
+    | Value
+    | Trial
+    | Outcome
+    | Gap
+)
+
+TOPICS: dict[str, type[Event]] = {topic.__name__: topic for topic in AnyEvent.__args__}
