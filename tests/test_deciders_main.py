@@ -18,7 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from bus import roles, sandbox
+from bus import landlock, roles, sandbox
 from bus.config import Config, ConfigError
 from bus.link import Publisher, WishIntake
 from bus.schema import AnyEvent, Beat, NeighEntries, NeighTable, Tick, Wish
@@ -171,6 +171,55 @@ def test_a_decider_works_before_anybody_else_is_there() -> None:
         made.publishers["collector-bpf"] = Publisher(roles.events_path(made.run_dir, "collector-bpf"), "collector-bpf")
         made.until(made.wishes, lambda: made.publish("collector-bpf", filling()))
         made.close()
+
+
+HOSTILE = """
+import errno, os, socket, subprocess
+
+def refusal(do):
+    try:
+        do()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "done"
+
+tape, other = os.environ["TAPE"], os.environ["OTHER"]
+raise ImportError(" ".join(refusal(do) for do in (
+    lambda: socket.create_connection(("127.0.0.1", 9)),
+    lambda: socket.socket(socket.AF_NETLINK),
+    lambda: os.execv("/bin/true", ["true"]),
+    lambda: open(f"{other}/x", "w"),
+    lambda: open("/proc/sys/net/ipv4/tcp_rmem", "w"),
+    lambda: open("/proc/self/oom_score_adj", "w"),
+    lambda: open(f"{tape}/x", "w").close(),
+)))
+"""
+
+
+def test_a_third_partys_module_is_imported_after_the_decider_has_shut_itself_in(tmp_path: Path) -> None:
+    try:
+        landlock.version()
+    except landlock.LandlockError as error:
+        pytest.skip(f"kernel: landlock: {error.strerror}")
+    # As root: what is refused is refused by the sandbox, not for want of a right.
+    for name in ("tape", "other"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "hostile.py").write_text(HOSTILE)
+    (tmp_path / "config.json").write_text("{}")
+    code = (
+        "import sys; from bus import roles; from deciders.__main__ import main\n"
+        "roles.BUILT_IN_DECIDERS['hostile'] = roles.BuiltIn('hostile', 900)\n"
+        "sys.exit(main(sys.argv[1:]))\n"
+    )
+    options = ["--run-dir", str(tmp_path), "--config", str(tmp_path / "config.json"), "--tape", str(tmp_path / "tape")]
+    run = subprocess.run(
+        [sys.executable, "-c", code, "hostile", *options],
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "TAPE": options[-1], "OTHER": f"{tmp_path}/other"},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode == 1
+    complaint = "decider-hostile: decider hostile: hostile cannot be imported: "
+    assert run.stderr == f"{complaint}EPERM EPERM EPERM EACCES EACCES EACCES done\n"
 
 
 @pytest.fixture
