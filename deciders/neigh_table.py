@@ -27,6 +27,8 @@ BLIND_NS = 60_000_000_000
 """Unobserved for longer than this, nobody knows that the table was empty in between."""
 PREFIX_MIN = 256
 ATTACHED_MAX = 8192
+HOSTS_MAX = 1 << 32
+"""More than any table holds; what is counted of one namespace stays a number that can be kept."""
 
 
 class State(Struct):
@@ -72,7 +74,7 @@ def _on_attached(state: State, event: Attached) -> Sequence[Wish]:
     table = state.tables.get(event.family)
     if table is not None:
         key = (event.netns, event.family)
-        hosts = max(event.hosts, PREFIX_MIN * event.prefixes)
+        hosts = min(HOSTS_MAX, max(event.hosts, PREFIX_MIN * event.prefixes))
         table.attached += hosts - state.hosts.pop(key, 0)
         state.hosts[key] = hosts
         if len(state.hosts) > ATTACHED_MAX:
