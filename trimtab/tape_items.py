@@ -75,6 +75,12 @@ class Batched(Struct, frozen=True):
     heard: tuple[int, int]
     """When its publisher began and its next number, as they were known before it; (0, 0): not heard before."""
 
+    @property
+    def gap(self) -> bool:
+        """Whether the first event is none of the batch's, but says that some before it are missing."""
+        count = len(self.events)
+        return count > len(self.batch.events) or (count > 0 and self.events[0] is not self.batch.events[-count])
+
 
 def strands(paths: Iterable[Path], trouble: Trouble) -> list[list[Segment]]:
     """The segments of each decider of each host in order of time, the hosts and deciders by name. Files that are no

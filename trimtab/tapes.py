@@ -42,7 +42,8 @@ class Info(Struct, frozen=True):
     segments: int
     from_tai_ns: int
     to_tai_ns: int
-    tai_known: bool
+    tai_offset_s: int
+    """TAI - UTC; 0: nobody has set it, and the times are the host's wall clock."""
     seconds: float
     events: int
     topics: dict[str, int]
@@ -101,7 +102,7 @@ def _info(part: Sequence[Segment], trouble: Trouble) -> Info:
     return Info(
         INFO_SCHEMA, host.name, host.boot_id, host.release, host.machine, host.cpus, host.mem_bytes,
         head.decider, head.code, len({segment.head.session for segment in part}), len(part),
-        first, latest, bool(head.tai_offset_s), round((latest - first) / SEC, 3),
+        first, latest, head.tai_offset_s, round((latest - first) / SEC, 3),
         topics.total(), dict(topics.most_common()), wishes, verdicts, gaps, lost,
         sum(file.stat().st_size for file in files), any(being_written(file) for file in files),
         bool(new & trouble.unended), [trouble.told[where] for where in trouble.told if where in new - trouble.unended],
@@ -115,10 +116,10 @@ def _table(found: Sequence[Info]) -> None:
         head,
         [
             [_plain(info.host), _plain(info.decider), _plain(info.code),
-             show.local_time(show.tai_to_utc_ns(info.from_tai_ns, info.tai_known)),
-             show.local_time(show.tai_to_utc_ns(info.to_tai_ns, info.tai_known)),
+             show.local_time(info.from_tai_ns - info.tai_offset_s * SEC),
+             show.local_time(info.to_tai_ns - info.tai_offset_s * SEC),
              _length(info.seconds), info.segments, info.events, info.wishes + info.verdicts, info.gaps, info.lost,
-             show.mib(info.size_bytes // 1024), _state(info)]
+             _size(info.size_bytes), _state(info)]
             for info in found
         ],
     )  # fmt: skip
@@ -128,7 +129,7 @@ def _table(found: Sequence[Info]) -> None:
         ["events", *(_plain(info.decider) for info in found)],
         [[topic, *(info.topics.get(topic) for info in found)] for topic in sorted(topics)],
     )
-    if not all(info.tai_known for info in found):
+    if not all(info.tai_offset_s for info in found):
         print("\nnobody has set the TAI offset of a host here: its times are its own wall clock's")
 
 
@@ -136,6 +137,10 @@ def _state(info: Info) -> str:
     if info.damage:
         return "damaged"
     return "being written" if info.writing else "not closed" if info.unended else "whole"
+
+
+def _size(size_bytes: int) -> str:
+    return f"{size_bytes / 1024:.1f} KiB" if size_bytes < 1 << 20 else f"{size_bytes / (1 << 20):.1f} MiB"
 
 
 def _length(seconds: float) -> str:
@@ -179,7 +184,7 @@ def _json(tai: int, item: Item) -> str:
     row = {
         "schema": ITEM_SCHEMA,
         "tai_ns": tai,
-        "tai_known": bool(head.tai_offset_s),
+        "tai_offset_s": head.tai_offset_s,
         "host": head.host.name,
         "decider": head.decider,
         "session": head.session,
