@@ -13,6 +13,7 @@ import pytest
 from actuators import others as conflicts
 from actuators.others import Conflict
 from bpf import PROBES
+from bus import landlock, seccomp
 from bus.config import RIVALS
 from bus.tunables import TUNABLES, table
 from trimtab import doctor, features
@@ -245,6 +246,17 @@ def test_a_python_without_bcc_is_said_with_the_package_to_install(
     monkeypatch.setattr(features, "PYTHON", sys.executable)
     put(tmp_path, {"proc/self/mountinfo": ""})
     assert "install python3-bpfcc" in feature(tmp_path, "bcc").reason
+
+
+def test_what_deciders_are_shut_in_with_is_told_as_found_or_with_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put(tmp_path, {"proc/self/mountinfo": ""})
+    assert feature(tmp_path, "libseccomp").found
+    monkeypatch.setattr(landlock, "CREATE_RULESET", 100_000)  # a system call that no kernel has
+    monkeypatch.setattr(seccomp, "LIBRARY", "libnonesuch.so.9")
+    assert "not in this kernel" in feature(tmp_path, "Landlock").reason
+    assert "no libnonesuch.so.9; install libseccomp2" in feature(tmp_path, "libseccomp").reason
 
 
 # --- the probes

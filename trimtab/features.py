@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import socket
@@ -13,6 +14,7 @@ from pathlib import Path
 from msgspec import Struct
 
 from bpf.libbpf import BPF_MAP_TYPE_RINGBUF, Libbpf, UnavailableError
+from bus import landlock, seccomp
 from bus.netns import SO_NETNS_COOKIE
 from collectors.loader import cgroup2_root, lockdown
 from trimtab.child import PYTHON
@@ -55,6 +57,8 @@ def _checks() -> Iterator[tuple[str, bool, Callable[[Path], str]]]:
     yield "pressure (PSI)", False, lambda root: _read(root / "proc/pressure/memory")
     yield "netns cookies", True, _cookie
     yield "BPF for root only", False, _unprivileged
+    yield "Landlock", False, lambda root: f"version {landlock.version()}"
+    yield "libseccomp", False, _libseccomp
 
 
 def _feature(name: str, needed: bool, check: Callable[[Path], str], root: Path) -> Feature:
@@ -137,4 +141,12 @@ def _unprivileged(root: Path) -> str:
     file = root / "proc/sys/kernel/unprivileged_bpf_disabled"
     if file.read_text().strip() == "0":
         raise UnavailableError("kernel.unprivileged_bpf_disabled is 0: any user may load BPF programs")
+    return ""
+
+
+def _libseccomp(root: Path) -> str:
+    try:
+        ctypes.CDLL(seccomp.LIBRARY)
+    except OSError:
+        raise UnavailableError(f"no {seccomp.LIBRARY}; install libseccomp2") from None
     return ""
