@@ -1,0 +1,196 @@
+"use strict";
+(() => {
+  const details = JSON.parse(document.getElementById("data").textContent);
+  const box = document.getElementById("detail");
+  const SVG = "http://www.w3.org/2000/svg";
+  let pinned = null, from = null;
+
+  // --- one change -------------------------------------------------------------------------------------------------
+  const make = (tag, text, name) => {
+    const made = document.createElement(tag);
+    if (text !== undefined) made.textContent = text;
+    if (name) made.className = name;
+    return made;
+  };
+  const shape = (state) => {
+    const drawn = document.createElementNS(SVG, "svg"), use = document.createElementNS(SVG, "use");
+    drawn.setAttribute("class", "shape s-" + state);
+    drawn.setAttribute("viewBox", "0 0 16 16");
+    drawn.setAttribute("aria-hidden", "true");
+    use.setAttribute("href", "#shape-" + state);
+    drawn.append(use);
+    return drawn;
+  };
+  const list = (pairs, name) => {
+    const made = make("dl", undefined, name);
+    for (const [key, value] of pairs) made.append(make("dt", key), make("dd", value));
+    return made;
+  };
+  const fill = (ids, at) => {
+    const one = details[ids[at]], title = make("h4");
+    title.id = "detail-title";
+    title.append(shape(one.state), make("span", one.title));
+    const facts = list(one.facts.slice(0, 4));
+    if (one.evidence.length) facts.append(make("dt", "evidence"), wrapped(list(one.evidence, "numbers")));
+    for (const [key, value] of one.facts.slice(4)) facts.append(make("dt", key), make("dd", value));
+    if (one.later.length) facts.append(make("dt", "the guard saw"), wrapped(list(one.later, "numbers")));
+    const undo = make("div", one.undo, "undo");
+    if (one.command) undo.append(make("br"), make("code", one.command));
+    box.replaceChildren(title, facts, undo);
+    if (ids.length > 1) box.append(pager(ids, at));
+  };
+  const wrapped = (inner) => { const made = make("dd"); made.append(inner); return made; };
+  const pager = (ids, at) => {
+    const bar = make("div", undefined, "pages");
+    const turn = (text, label, to) => {
+      const made = make("button", text);
+      made.type = "button";
+      made.setAttribute("aria-label", label);
+      made.onclick = () => { pin(from, ids, (to + ids.length) % ids.length); };
+      return made;
+    };
+    bar.append(turn("‹", "the one before", at - 1), make("span", `${at + 1} of ${ids.length} here`),
+      turn("›", "the next one", at + 1));
+    return bar;
+  };
+  const place = (near) => {
+    box.hidden = false;
+    const anchor = near.getBoundingClientRect(), width = box.offsetWidth, height = box.offsetHeight;
+    const right = anchor.right + 10 + width < innerWidth;
+    const left = right ? anchor.right + 10 : Math.max(12, anchor.left - 10 - width);
+    box.style.left = left + "px";
+    box.style.top = Math.max(12, Math.min(anchor.top - 20, innerHeight - height - 12)) + "px";
+  };
+  const light = (ids, on) => {
+    for (const id of ids) {
+      document.querySelector(`tr[data-id="${id}"]`)?.classList.toggle("on", on);
+      for (const mark of marks) if (mark.dataset.ids.split(" ").includes(String(id))) mark.classList.toggle("on", on);
+    }
+  };
+  const shut = () => {
+    if (pinned) light(pinned, false);
+    pinned = null;
+    box.hidden = true;
+    box.classList.remove("peek");
+  };
+  const pin = (near, ids, at) => {
+    shut();
+    from = near;
+    fill(ids, at);
+    const close = make("button", "×", "close");
+    close.type = "button";
+    close.setAttribute("aria-label", "Close");
+    close.onclick = () => { shut(); from.focus(); };
+    box.append(close);
+    place(near);
+    pinned = [ids[at]];
+    light(pinned, true);
+    box.focus({preventScroll: true});
+  };
+  const marks = [...document.querySelectorAll(".mark")];
+  const idsOf = (mark) => mark.dataset.ids.split(" ");
+  for (const mark of marks) {
+    mark.addEventListener("click", () => pin(mark, idsOf(mark), 0));
+    mark.addEventListener("pointerenter", (event) => {
+      if (pinned || event.pointerType === "touch") return;
+      const ids = idsOf(mark);
+      fill(ids, ids.length - 1);
+      box.classList.add("peek");
+      place(mark);
+    });
+    mark.addEventListener("pointerleave", () => { if (!pinned) shut(); });
+  }
+  addEventListener("keydown", (event) => {
+    if (event.key === "Escape" && !box.hidden) { shut(); from?.focus(); }
+    const at = marks.indexOf(document.activeElement);
+    const to = event.key === "ArrowRight" ? at + 1 : event.key === "ArrowLeft" ? at - 1 : -1;
+    if (at >= 0 && marks[to]) { marks[to].focus(); event.preventDefault(); }
+  });
+  addEventListener("pointerdown", (event) => {
+    if (pinned && !box.contains(event.target) && !event.target.closest(".mark, tr[data-id]")) shut();
+  });
+
+  // --- the table --------------------------------------------------------------------------------------------------
+  const table = document.getElementById("changes");
+  if (table) {
+    const body = table.tBodies[0], rows = [...body.rows], heads = [...table.tHead.rows[0].cells];
+    const filter = document.getElementById("filter"), chips = [...document.querySelectorAll(".chips button")];
+    const words = new Map(rows.map((row) => [row, row.textContent.toLowerCase()]));
+    const apply = () => {
+      const wanted = filter.value.toLowerCase().split(/\s+/).filter(Boolean);
+      const states = new Set(chips.filter((chip) => chip.getAttribute("aria-pressed") === "true").map((chip) => chip.dataset.state));
+      let shown = 0;
+      for (const row of rows) {
+        row.hidden = !(states.has(row.dataset.state) && wanted.every((word) => words.get(row).includes(word)));
+        shown += !row.hidden;
+      }
+      document.getElementById("shown").textContent = `${shown} of ${rows.length}`;
+    };
+    filter.addEventListener("input", apply);
+    for (const chip of chips) chip.addEventListener("click", () => {
+      chip.setAttribute("aria-pressed", String(chip.getAttribute("aria-pressed") !== "true"));
+      apply();
+    });
+    heads.forEach((head, column) => head.firstElementChild.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending";
+      for (const other of heads) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const key = (row) => row.cells[column].dataset.sort ?? row.cells[column].textContent;
+      const compare = (a, b) => key(a).localeCompare(key(b), "en", {numeric: true});
+      rows.sort((a, b) => down ? compare(b, a) : compare(a, b));
+      body.append(...rows);
+    }));
+    for (const row of rows) row.addEventListener("click", () => pin(row.querySelector(".open"), [row.dataset.id], 0));
+    document.getElementById("tools").hidden = false;
+    apply();
+  }
+
+  // --- what stands where the pointer is -----------------------------------------------------------------------------
+  const UNITS = {
+    "bytes": [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]],
+    "bit/s": [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"]],
+    "us": [[1e3, "ms"]], "%": [[0.01, "%"]],
+  };
+  const words = (value, unit) => {
+    for (const [size, name] of UNITS[unit] ?? []) if (value >= size || unit === "%") return `${+(value / size).toPrecision(3)} ${name}`;
+    return `${+value.toPrecision(3)} ${unit}`;
+  };
+  const valueAt = (line, x) => {
+    // Points of the line, parsed once: x rises.
+    line.xy ??= (line.getAttribute("points") || "").split(" ").map((pair) => pair.split(",").map(Number));
+    const xy = line.xy;
+    if (!xy.length || x < xy[0][0] || x > xy[xy.length - 1][0]) return null;
+    let low = 0, high = xy.length - 1;
+    while (low < high) { const middle = (low + high + 1) >> 1; if (xy[middle][0] <= x) low = middle; else high = middle - 1; }
+    return xy[low][1];
+  };
+  const plots = [...document.querySelectorAll(".plot")];
+  const show = (share, mine) => {
+    for (const plot of plots) {
+      const hair = plot.querySelector(".hair"), read = plot.querySelector(".read");
+      hair.style.left = share * 100 + "%";
+      hair.style.opacity = .5;
+      if (plot.closest(".card") !== mine) { read.style.opacity = 0; continue; }
+      const {low, high, log, unit} = plot.dataset, found = [];
+      for (const line of plot.querySelectorAll(".curve, .step")) {
+        const y = valueAt(line, share * 1000);
+        if (y === null) continue;
+        const part = 1 - y / 100;
+        const value = log === "1" ? low * (high / low) ** part : +low + (high - low) * part;
+        found.push((line.dataset.name ? line.dataset.name + " " : "") + words(value, unit));
+      }
+      read.textContent = found.join(" · ");
+      read.style.opacity = found.length ? 1 : 0;
+      read.style.left = share < .5 ? share * 100 + "%" : "auto";
+      read.style.right = share < .5 ? "auto" : (1 - share) * 100 + "%";
+    }
+  };
+  const hide = () => { for (const part of document.querySelectorAll(".hair, .read")) part.style.opacity = 0; };
+  for (const plot of plots) {
+    plot.addEventListener("pointermove", (event) => {
+      const area = plot.getBoundingClientRect();
+      show(Math.min(1, Math.max(0, (event.clientX - area.left) / area.width)), plot.closest(".card"));
+    });
+    plot.addEventListener("pointerleave", hide);
+  }
+})();

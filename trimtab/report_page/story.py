@@ -1,0 +1,167 @@
+"""A change in words: its row in the table, its details, and the one sentence that says what happened."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from msgspec import Struct
+
+from trimtab.report_page import plot
+from trimtab.report_page.changes import Change, State
+from trimtab.report_page.host import Host
+
+STATES: dict[State, str] = {
+    "trial": "written, and on trial when the recording ends",
+    "confirmed": "written, and found to do no harm",
+    "reverted": "written, and put back",
+    "ceded": "written, and left to somebody else who wrote there",
+    "lost": "written, and gone with its namespace",
+    "advised": "would have been written; the mode was advise",
+    "failed": "granted, and the write did not succeed",
+    "refused": "asked for, and not granted",
+}
+WRITTEN: tuple[State, ...] = ("trial", "confirmed", "reverted", "ceded", "lost")
+
+
+class Row(Struct):
+    """A line of the table."""
+
+    id: int
+    when: str
+    sort_ns: int
+    host: str
+    where: str
+    tunable: str
+    old: str
+    new: str
+    sort_new: int
+    state: str
+    times: int
+    why: str
+
+
+class Detail(Struct):
+    """What is shown of one change, for the page's script."""
+
+    state: str
+    title: str
+    facts: list[tuple[str, str]]
+    evidence: list[tuple[str, str]]
+    later: list[tuple[str, str]]
+    """What the guard's verdict stands on."""
+    undo: str
+    command: str
+
+
+def headline(hosts: Sequence[Host]) -> str:
+    """What happened, in one sentence."""
+    changes = [change for host in hosts for change in host.changes]
+    lasted = max((host.recorded.all[-1][1] - host.recorded.all[0][0] for host in hosts), default=0)
+    count = f"{len(hosts)} host{'s' * (len(hosts) != 1)}"
+    return f"{count}, {plot.duration(lasted)}: {tally(changes)}"
+
+
+def tally(changes: Iterable[Change]) -> str:
+    """How many changes, and what became of them."""
+    counted = Counter(dict.fromkeys(STATES, 0))
+    for change in changes:
+        counted[change.state] += change.times if change.state == "refused" else 1
+    written = sum(counted[state] for state in WRITTEN)
+    words = [f"{written or 'no'} change{'s' * (written != 1)}"]
+    named: dict[State, str] = {"trial": "on trial", "lost": "gone with a namespace", "advised": "advised", "failed": "failed"}
+    order: tuple[State, ...] = ("confirmed", "reverted", "ceded", "trial", "lost", "failed", "advised")
+    words += [f"{counted[state]:,} {named.get(state, state)}" for state in order if counted[state]]
+    if counted["refused"]:
+        words.append(f"{counted['refused']:,} wish{'es' * (counted['refused'] != 1)} refused")
+    return ", ".join(words)
+
+
+def choose(entries: Sequence[tuple[Host, Change]], most: int) -> list[tuple[Host, Change]]:
+    """In their order, at most so many: refusals go first, the newest of them, then the newest of all."""
+    if len(entries) <= most:
+        return list(entries)
+    ranked = sorted(range(len(entries)), key=lambda place: (entries[place][1].state == "refused", place))
+    return [entries[place] for place in sorted(ranked[:most])]
+
+
+def where(host: Host, netns: int) -> str:
+    """A namespace in words."""
+    if not netns:
+        return "whole host"
+    return host.names.get(netns, "") or f"netns {netns}"
+
+
+def row(host: Host, change: Change, number: int, dated: bool) -> Row:
+    """The change as a line of the table."""
+    unit = _unit(host, change)
+    return Row(
+        id=number,
+        when=plot.clock(change.t_ns, host.tai_offset_s, "%m-%d %H:%M:%S" if dated else "%H:%M:%S"),
+        sort_ns=change.t_ns,
+        host=host.machine.name,
+        where=where(host, change.netns),
+        tunable=change.tunable,
+        old=plot.number(change.old, unit),
+        new=plot.number(change.new, unit),
+        sort_new=change.new,
+        state=change.state,
+        times=change.times,
+        why=change.why or change.end,
+    )
+
+
+def detail(host: Host, change: Change) -> Detail:
+    """The change's whole story."""
+    unit = _unit(host, change)
+    undo, command = _undo(change)
+    asked = f"{change.decider}, {change.times} times" if change.times > 1 else change.decider
+    facts = [
+        ("when", f"{plot.clock(change.t_ns, host.tai_offset_s)} UTC"),
+        ("where", f"{host.machine.name}, {where(host, change.netns)}"),
+        ("asked for by", asked),
+        ("why", change.why or "the recording does not hold the wish"),
+        ("gate", change.gate),
+        ("became of it", _end(host, change)),
+    ]
+    name = f"change {change.id}: " if change.id else ""
+    return Detail(
+        state=change.state,
+        title=f"{name}{change.tunable}  {plot.number(change.old, unit)} → {plot.number(change.new, unit)}",
+        facts=facts,
+        evidence=[(key, _plain(value)) for key, value in change.evidence.items()],
+        later=[(key, _plain(value)) for key, value in change.end_evidence.items()],
+        undo=undo,
+        command=command,
+    )
+
+
+def _plain(value: int | str) -> str:
+    return f"{value:,}" if isinstance(value, int) else value
+
+
+def _unit(host: Host, change: Change) -> str:
+    row = host.rows.get(change.tunable)
+    return row.unit if row else ""
+
+
+def _end(host: Host, change: Change) -> str:
+    if change.state == "trial":
+        return STATES["trial"]
+    if change.state in ("refused", "advised", "failed"):
+        return f"{change.state}: {change.end}" if change.end else STATES[change.state]
+    after = plot.duration(change.ended_ns - change.t_ns)
+    return f"{change.state} after {after}: {change.end}"
+
+
+def _undo(change: Change) -> tuple[str, str]:
+    """A sentence, and the command that goes with it."""
+    if change.state in ("trial", "confirmed"):
+        return "To undo it, and those of its key after it, on that host:", f"trimtab rollback {change.id}"
+    if change.state == "ceded":
+        return "trimtab keeps its hands off until told otherwise:", f"trimtab release {change.tunable}"
+    if change.state == "reverted":
+        return "Nothing is left to undo: the value before it stands again.", ""
+    if change.state == "lost":
+        return "Nothing is left to undo: the namespace is gone.", ""
+    return "Nothing was written, so there is nothing to undo.", ""
