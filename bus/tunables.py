@@ -49,7 +49,8 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Tunables of the same scope that this one may never fall below."""
     twin: Annotated[str, Meta(pattern=r"^([a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+)?\Z", max_length=128)] = ""
     """The other name of one knob: the kernel makes each of the two 0 when the other is written, as with vm.dirty_ratio
-    and vm.dirty_bytes (dirty_bytes_handler, mm/page-writeback.c)."""
+    and vm.dirty_bytes (dirty_bytes_handler, mm/page-writeback.c). A 0 says that the twin counts; from there no step can
+    be measured, and the bounds alone limit a change."""
     guards: tuple[str, ...] = ()
     """Signals that must not get worse while a change is on trial."""
     summary: str

@@ -195,7 +195,7 @@ def test_tunables_json_has_every_row_with_the_fields_that_programs_rely_on(run: 
     for row in ran.documents:
         assert row.keys() >= {
             *("schema", "name", "low", "high", "step", "cooldown_s"),
-            *("unit", "scope", "risk", "decider", "value"),
+            *("unit", "scope", "risk", "decider", "value", "dead_band", "twin"),
         }
         assert row["schema"] == "trimtab.tunable/v1"
         assert row["low"] <= row["high"]
@@ -253,7 +253,7 @@ class TestJournal:
         for change in (first, second, third):
             assert change.keys() >= {
                 *("schema", "id", "t_tai_ns", "tunable", "scope", "netns", "netns_inode", "netns_name"),
-                *("decider", "old", "new", "why", "state", "evidence"),
+                *("decider", "old", "new", "why", "state", "evidence", "twin", "twin_value"),
             }
         assert (first["id"], first["tunable"], first["scope"]) == (1, RMEM, "netns")
         assert (first["netns"], first["netns_inode"], first["netns_name"]) == (COOKIE, 4026532000, "web")

@@ -40,6 +40,10 @@ class Row(Struct, frozen=True):
     value: int | None
     """None where this kernel, or this namespace, does not have it."""
     summary: str
+    dead_band: float = 0.0
+    """A smaller change than this share of the value is not made."""
+    twin: str = ""
+    """The other name of the same knob, which a change of this one makes 0, and by which a 0 is put back."""
 
 
 def known() -> Mapping[str, Tunable]:
@@ -142,6 +146,8 @@ def document(change: Change) -> dict[str, Any]:
         "evidence": change.evidence,
         "repeats": change.repeats,
         "advice": change.advice,
+        "twin": change.twin,
+        "twin_value": change.twin_value,
     }
 
 
