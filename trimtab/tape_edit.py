@@ -5,6 +5,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Protocol
 
 from bus.codec import CodecError, decode, encode
 from bus.schema import Batch
@@ -142,18 +143,44 @@ def _part(batched: Batched, first: int, last: int) -> bytes:
     return encode(Batch(batch.version, batch.publisher, batch.epoch_ns, number, kept))
 
 
+class Change(Protocol):
+    """What is done to each part of a tape that is written anew."""
+
+    def head(self, head: Head) -> Head: ...
+
+    def records(self, head: Head, records: Iterable[Record]) -> Iterable[Record]: ...
+
+    def end(self, end: End) -> End: ...
+
+
+class _Nothing:
+    def head(self, head: Head) -> Head:
+        return head
+
+    def records(self, head: Head, records: Iterable[Record]) -> Iterable[Record]:
+        return records
+
+    def end(self, end: End) -> End:
+        return end
+
+
 def merge(paths: Iterable[Path], output: Path) -> int:
     """Put tapes into one, in order of atomic time. Returns the exit code. TapeError: there is nothing to put."""
     trouble = Trouble()
     found = strands(paths, trouble)
-    if not found:
-        raise TapeError("nothing to merge")
     _clocks(found, trouble)
+    write(found, output, trouble, _Nothing())
+    return trouble.code
+
+
+def write(found: Sequence[Sequence[Segment]], output: Path, trouble: Trouble, change: Change) -> None:
+    """The strands as the sources of one tape, in order of atomic time. TapeError: there are none."""
+    if not found:
+        raise TapeError("no tape to write")
     with tape_write.new_file(output) as file:
-        frames = (_frames(strand, source, trouble) for source, strand in enumerate(found))
+        frames = (_frames(strand, source, trouble, change) for source, strand in enumerate(found))
         for _, _, frame in heapq.merge(*frames, key=lambda frame: frame[:2]):
             file.write(frame)
-    return trouble.code
 
 
 def _clocks(found: Sequence[Sequence[Segment]], trouble: Trouble) -> None:
@@ -164,20 +191,25 @@ def _clocks(found: Sequence[Sequence[Segment]], trouble: Trouble) -> None:
         trouble.word(f"nobody has set the TAI offset of {', '.join(unset)}: placed by the wall clock there")
 
 
-def _frames(strand: Sequence[Segment], source: int, trouble: Trouble) -> Iterator[tuple[int, int, bytes]]:
+def _frames(
+    strand: Sequence[Segment], source: int, trouble: Trouble, change: Change
+) -> Iterator[tuple[int, int, bytes]]:
     """(CLOCK_TAI, source, frame), in order."""
     for segment in strand:
         head = segment.head
         latest = head.tai_ns
-        yield latest, source, tape_write.head(head, source)
-        for item in segment.blocks():
-            if isinstance(item, Damage):
-                trouble.damage(item)
-            elif isinstance(item, End):
-                yield max(latest, tai_ns(head, item.t_ns)), source, tape_write.end(item, source)
-            else:
-                latest = max(latest, _moment(head, item, latest))
-                yield latest, source, tape_write.block(item.records, source)
+        try:
+            yield latest, source, tape_write.head(change.head(head), source)
+            for item in segment.blocks():
+                if isinstance(item, Damage):
+                    trouble.damage(item)
+                elif isinstance(item, End):
+                    yield max(latest, tai_ns(head, item.t_ns)), source, tape_write.end(change.end(item), source)
+                else:
+                    latest = max(latest, _moment(head, item, latest))
+                    yield latest, source, tape_write.block(change.records(head, item.records), source)
+        except TapeError as error:
+            trouble.damage(Damage(f"{segment.path}, the segment at byte {segment.offset}", f"{error}; cut there"))
 
 
 def _moment(head: Head, block: Block, otherwise: int) -> int:

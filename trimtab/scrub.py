@@ -1,0 +1,128 @@
+"""`trimtab tape scrub`: a tape that can be shown to others. It replays as before."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from bus import roles
+from bus.codec import CodecError, decode, decode_request, encode
+from bus.schema import Batch, Beat, Netns, Outcome, Probe, SysctlWrite
+from bus.tape import BATCH, End, Head, TapeError
+from bus.tape import encode as encoded
+from bus.tape_reader import Record, Segment
+from trimtab import tape_edit
+from trimtab.scrub_words import FIELDS, How, Words, people
+from trimtab.tape_items import Trouble, items, strands
+
+KEY_BYTES = 32
+ENDS = ("full", "old", "stopped", "cut")
+CHANGED: dict[str, list[tuple[str, How]]] = {}
+for (_topic, _field), _how in FIELDS.items():
+    if _how != "keep":
+        CHANGED.setdefault(_topic, []).append((_field, _how))
+
+
+def scrub(paths: Iterable[Path], output: Path) -> int:
+    """Write the tapes anew, without names. Returns the exit code. TapeError: there is nothing to write."""
+    trouble = Trouble()
+    found = strands(paths, trouble)
+    words = Words(secrets.token_bytes(KEY_BYTES), _known(found, trouble))
+    tape_edit.write(found, output, trouble, Scrubber(words))
+    return trouble.code
+
+
+def _known(found: Sequence[Sequence[Segment]], trouble: Trouble) -> set[str]:
+    """Names anywhere on the tapes: looked for first, since a text may hold one that is told later."""
+    known: set[str] = set()
+    for segment in (segment for strand in found for segment in strand):
+        known.add(segment.head.host.name)
+        for probe in segment.head.probes:
+            known |= people(probe.reason)
+        for item in items(segment, trouble):
+            message = item.message
+            if isinstance(message, Netns):
+                known.add(message.name)
+            elif isinstance(message, SysctlWrite):
+                known.add(message.comm)
+            elif isinstance(message, Outcome | Probe):
+                known |= people(message.reason)
+    return known
+
+
+class Scrubber:
+    """Every word of a tape that is about people and places replaced (see FIELDS)."""
+
+    def __init__(self, words: Words) -> None:
+        self._words = words
+
+    def head(self, head: Head) -> Head:
+        """The head of the same segment."""
+        words = self._words
+        host = msgspec.structs.replace(
+            head.host, name=words.put("name", head.host.name), boot_id=words.boot(head.host.boot_id)
+        )
+        memory = head.memory
+        if not _ours(head.decider) and memory.state:
+            memory = msgspec.structs.replace(memory, state=self._state(memory.state))
+        return msgspec.structs.replace(
+            head,
+            session=words.put("name", head.session),
+            host=host,
+            config=msgspec.structs.replace(head.config, policy=self._deep(head.config.policy)),
+            probes=[self._message(probe) for probe in head.probes],
+            memory=memory,
+        )
+
+    def records(self, head: Head, records: Iterable[Record]) -> list[Record]:
+        """The records of a block. TapeError for what no version of ours sent: it could hold anything."""
+        try:
+            return [(kind, at, self._record(head, kind, raw)) for kind, at, raw in records]
+        except CodecError as error:
+            raise TapeError(str(error)) from None
+
+    def end(self, end: End) -> End:
+        """The end of a segment."""
+        return end if end.why in ENDS else msgspec.structs.replace(end, why=self._words.text(end.why))
+
+    def _record(self, head: Head, kind: int, raw: bytes) -> bytes:
+        if kind == BATCH:
+            batch = decode(Batch, raw)
+            return encode(msgspec.structs.replace(batch, events=[self._message(event) for event in batch.events]))
+        request = decode_request(raw)
+        return raw if _ours(head.decider) or isinstance(request, Beat) else encode(self._message(request))
+
+    def _message(self, message: Any) -> Any:
+        changed = CHANGED.get(type(message).__name__)
+        if not changed:
+            return message
+        put = self._words.put
+        fields = {}
+        for field, how in changed:
+            value = getattr(message, field)
+            fields[field] = put(how, value) if isinstance(value, str) else self._deep(value)
+        return msgspec.structs.replace(message, **fields)
+
+    def _state(self, state: bytes) -> bytes:
+        try:
+            return encoded(self._deep(msgspec.msgpack.decode(state)))
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+            raise TapeError(f"a decider's memory that cannot be read, and so not made anonymous: {error}") from None
+
+    def _deep(self, value: Any) -> Any:
+        """The same with every text in it replaced, of keys, too."""
+        if isinstance(value, str):
+            return self._words.text(value)
+        if isinstance(value, dict):
+            return {self._deep(key): self._deep(below) for key, below in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(self._deep(below) for below in value)
+        return value
+
+
+def _ours(decider: str) -> bool:
+    return decider in roles.BUILT_IN_DECIDERS
