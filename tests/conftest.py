@@ -62,12 +62,19 @@ def _is_alone(item: pytest.Item) -> bool:
     return "the_host" in getattr(item, "fixturenames", ())
 
 
+def _needs_host(item: pytest.Item) -> bool:
+    """Of several processes all do, since what runs alone may count on the processors too. The long ones are left out:
+    they run tests themselves, and would wait for what they hold."""
+    if item.get_closest_marker("long"):
+        return False
+    return hasattr(item.config, "workerinput") or _is_alone(item) or bool(item.get_closest_marker("system"))
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
 def pytest_runtest_protocol(item: pytest.Item, nextitem: pytest.Item | None) -> Generator[None, object, object]:
-    """Around all else of a test, so that its time limit does not count the wait. The long ones are left out: they run
-    tests themselves, and would wait for what they hold."""
+    """Around all else of a test, so that its time limit does not count the wait."""
     held = item.config.stash.setdefault(HELD, ExitStack())
-    if not item.get_closest_marker("long") and not item.config.stash.get(ALONE, False):
+    if _needs_host(item) and not item.config.stash.get(ALONE, False):
         held.enter_context(holding_host(_is_alone(item)))
     # Kept from one to the next: others who came between the two would have to be waited for.
     item.config.stash[ALONE] = stays = _is_alone(item) and nextitem is not None and _is_alone(nextitem)
