@@ -33,6 +33,8 @@ class Limit:
     backoff_ns: int = 0
     asked_ns: int = 0
     """When it was last asked for."""
+    low: int = 0
+    """The lower bound. An original may lie below it; then there is no way back to it by wishes."""
 
 
 def learn(limit: Limit, value: int, t_ns: int) -> bool:
@@ -48,7 +50,8 @@ def learn(limit: Limit, value: int, t_ns: int) -> bool:
 
 def bounds(limit: Limit, event: Value) -> None:
     """The actuator's word on everything but the value, which is for learn()."""
-    limit.original, limit.high, limit.held = event.original, event.high, event.held
+    limit.original, limit.held = event.original, event.held
+    limit.low, limit.high = event.low, event.high
 
 
 def answered(limit: Limit, event: Outcome) -> None:

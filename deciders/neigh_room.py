@@ -92,7 +92,7 @@ def next_wish(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]
     if table.entries >= policy.full * limit or (table.entries >= policy.filling * limit and left_s < policy.headroom_s):
         table.goal = 0
         want = min(int(limit * policy.factor), _ceiling(policy, table))
-        if _worth(limit, want) and want > limit and may(three, event.t_ns):
+        if _worth(limit, want) and want > limit and want >= three.low and may(three, event.t_ns):
             return (_wish(policy, table, 3, want, _why_full(policy, table), event),)
     if not table.goal:
         return _follow(policy, table, event) or _shrink(policy, table, event)
@@ -106,7 +106,7 @@ def _follow(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
         level = table.levels[number]
         want = min(_share(table, number, three), int(level.value * policy.factor))
         want = min(want, table.levels[number + 1].value, level.high or want)
-        if want > level.value and _worth(level.value, want) and may(level, event.t_ns):
+        if want > level.value and want >= level.low and _worth(level.value, want) and may(level, event.t_ns):
             why = f"{TABLES[table.family]} table: keeps its proportion to gc_thresh3, which is {three}"
             return (_wish(policy, table, number, want, why, event),)
     return ()
@@ -119,12 +119,13 @@ def _shrink(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
         return ()
     idle_ns = int(policy.idle_s * SECOND_NS)
     if not table.goal:
-        if table.t_ns - table.quiet_ns < idle_ns or three.value <= three.original or three.held:
+        least = max(three.original, three.low)
+        if table.t_ns - table.quiet_ns < idle_ns or three.value <= least or three.held:
             return ()
-        table.goal = max(three.original, (three.value + 1) // 2)
+        table.goal = max(least, (three.value + 1) // 2)
     for number in (1, 2, 3):
         level = table.levels[number]
-        lowest = max(level.original, _share(table, number, table.goal))
+        lowest = max(level.original, level.low, _share(table, number, table.goal))
         if number == 3:
             lowest = max(table.goal, table.levels[2].value)
         want = max(lowest, (level.value + 1) // 2)

@@ -48,7 +48,7 @@ def weigh(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
         verdict = _judge(policy, attempt, sample)
         if verdict == "open":
             return ()
-        if verdict == "queue" and _may_go_back(policy, knob, sample.event.t_ns):
+        if verdict == "queue" and attempt.old >= knob.low and _may_go_back(policy, knob, sample.event.t_ns):
             return _take_back(policy, knob, attempt, sample)
         if verdict != "waiting":
             knob.attempt = None
@@ -65,9 +65,10 @@ def come_down(policy: Policy, knob: Knob, event: Value) -> Sequence[Wish]:
     """A step down, when nothing has needed the limit for long."""
     idle_ns = int(policy.idle_s * SECOND_NS)
     unused_ns = event.t_ns - knob.need_ns
-    if unused_ns < idle_ns or not 0 < knob.original < knob.value or not may(knob, event.t_ns):
+    least = max(knob.original, knob.low)
+    if unused_ns < idle_ns or knob.original <= 0 or knob.value <= least or not may(knob, event.t_ns):
         return ()
-    want = max(knob.original, -int(-knob.value // policy.factor))
+    want = max(least, -int(-knob.value // policy.factor))
     knob.need_ns = event.t_ns - idle_ns + idle_ns // 4
     knob.blind = max(0, knob.blind - 1)
     return (tcp_wish.idle(knob, want, unused_ns // SECOND_NS, event),)
@@ -135,7 +136,7 @@ def _grow(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
     if event.t_ns < knob.changed_ns + SPACING_NS or not may(knob, event.t_ns) or _rests(knob, sample):
         return ()
     want = min(int(knob.value * policy.factor), knob.high or INT_MAX, sample.scale_bytes or INT_MAX)
-    if want <= knob.value or knob.blind >= policy.steps_without_gain:
+    if want <= knob.value or want < knob.low or knob.blind >= policy.steps_without_gain:
         return ()
     soak_ns = max(int(policy.soak_s * SECOND_NS), int(SOAK_ROUNDS * flow.rtt_us * 1000))
     attempt = Attempt(event.socket, knob.value, want, sample.buffer_bytes, sample.record_bytes, before(flow), soak_ns)
