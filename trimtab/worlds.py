@@ -92,9 +92,7 @@ class TcpFlow:
     def __post_init__(self) -> None:
         self._known = 10 * MSS / self.path.rtt_s
         self.values = {
-            Spot(f"{RMEM}[1]", self.receiver): 131072,
             Spot(f"{RMEM}[2]", self.receiver): self.limits[0],
-            Spot(f"{WMEM}[1]", self.sender): 16384,
             Spot(f"{WMEM}[2]", self.sender): self.limits[1],
         }
 
