@@ -140,12 +140,13 @@ class Recorder:
     def _open(self, t_ns: int) -> None:
         head = pack("head", encoded(self._begin(self._number)))
         self._make_room()
+        self._name = self._name or _now()
         path = self._folder / f"{self._name}-{self._number:04d}{SUFFIX}"
         try:
             self._fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except FileExistsError:
             # Not ours, whatever it is: the next try takes another name.
-            self._name = _now()
+            self._name = ""
             raise
         # Says that it is being written (see bus.tape_reader). New, so nobody else can have it.
         fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
