@@ -58,6 +58,7 @@ class Trimtab:
         self.dirs = ("--run-dir", str(place / "run"), "--state-dir", str(place / "state"))
         self.log = place / "log"
         self.process: subprocess.Popen[bytes] | None = None
+        self.prefix: tuple[str, ...] = ()
 
     def start(self, *arguments: str) -> None:
         """Run it, and return when it is ready."""
@@ -66,7 +67,7 @@ class Trimtab:
         said = self.log.stat().st_size if self.log.exists() else 0
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "trimtab", "run", "--config", str(config), *self.dirs, *arguments],
+                [*self.prefix, sys.executable, "-m", "trimtab", "run", "--config", str(config), *self.dirs, *arguments],
                 stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT,
             )  # fmt: skip
         self.until(lambda: "ready in " in self.log.read_text()[said:], "ready")
@@ -257,6 +258,26 @@ def test_every_role_runs_as_its_row_says_and_the_status_tells_all_of_it(trimtab:
     assert all(lane.keys() == {"published", "gaps", "ring_drops"} for lane in status["events"].values())
     assert trimtab.stop() == 0
     assert trimtab.run("status").returncode == 3
+
+
+def test_with_less_than_its_rows_say_as_in_a_container_it_works_and_names_what_is_wanting(trimtab: Trimtab) -> None:
+    trimtab.prefix = ("setpriv", "--bounding-set=-sys_admin", "--inh-caps=-sys_admin")
+    trimtab.start("--mode", "observe")
+    status = trimtab.status()
+    assert (status["ready"], status["problem"]) == (True, "")
+    told = {row["name"]: row["allowed"] for row in status["roles"] if row["allowed"]}
+    wanting = {"deadman", "actuator", "collector-netlink"}
+    for name, allowed in told.items():
+        assert allowed["more"] == []
+        expected = ["CAP_SYS_ADMIN"] if name in wanting else ["empty network"] if name.startswith("decider-") else []
+        assert allowed["less"] == expected
+    said = trimtab.run("status")
+    assert said.returncode == 0
+    assert "actuator does without sys_admin\n" in said.stdout
+    assert "decider-guard does without empty network\n" in said.stdout
+    assert "without empty network: the host's is within reach (decider guard)\n" in said.stdout
+    assert "decider-guard: keeps the host's network: " in trimtab.log.read_text()
+    assert trimtab.stop() == 0
 
 
 def test_a_second_instance_says_who_is_there_and_leaves(trimtab: Trimtab) -> None:
