@@ -13,7 +13,6 @@ from deciders.series import (
     Baseline,
     Series,
     Window,
-    add,
     before,
     begin,
     close_bin,
@@ -60,12 +59,17 @@ def read_flow(measures: Measures, event: TcpSndBuf | TcpRcvBuf) -> None:
     sample = measures.flows.sample(event)
     if sample is None:
         return
-    netns = event.netns
+    t_ns, netns, known = sample.t_ns, sample.netns, measures.series
     for number, signal_read in _FLOW_ROWS:
         reading = signal_read(sample, 0)
         if reading is not None:
-            series = measures.series.get((number, netns)) or _series(measures, (number, netns))
-            add(series, reading, event.t_ns)
+            key = (number, netns)
+            series = known.get(key) or _series(measures, key)
+            # As series.add(), without the call.
+            if t_ns > series.heard_ns:
+                series.heard_ns = t_ns
+            series.much += reading[0]
+            series.of += reading[1]
 
 
 def learn(measures: Measures, event: Host | Netns) -> None:

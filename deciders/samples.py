@@ -50,25 +50,27 @@ class Flows(Struct):
 
     def sample(self, event: TcpSndBuf | TcpRcvBuf) -> FlowSample | None:
         """What the event adds to the one before about the same socket; None where it is the first."""
+        # Each event of a replay comes through here.
         seen = _seen(event)
         if not seen.rtt_us:
             return None
-        key = (event.netns, event.socket, isinstance(event, TcpSndBuf))
-        last = self.seen.pop(key, None)
-        if last is not None and seen.t_ns <= last.t_ns:
-            self.seen[key] = last
+        known, key = self.seen, (event.netns, event.socket, type(event) is TcpSndBuf)
+        last = known.pop(key, None)
+        if last is None:
+            known[key] = seen
+            if len(known) > FLOWS_MAX:
+                del known[next(iter(known))]
             return None
+        if seen.t_ns <= last.t_ns:
+            known[key] = last
+            return None
+        known[key] = seen
         # Another socket may get the id of one that has gone.
-        if last is not None and (seen.total < last.total or seen.resent < last.resent):
-            last = None
-        if last is not None and last.floor_us < seen.floor_us:
-            seen.floor_us = last.floor_us
-        self.seen[key] = seen
-        if len(self.seen) > FLOWS_MAX:
-            del self.seen[next(iter(self.seen))]
-        if last is None or seen.t_ns - last.t_ns > APART_NS:
+        if seen.total < last.total or seen.resent < last.resent:
             return None
-        return _between(event.netns, last, seen)
+        if last.floor_us < seen.floor_us:
+            seen.floor_us = last.floor_us
+        return _between(event.netns, last, seen) if seen.t_ns - last.t_ns <= APART_NS else None
 
     def forget(self, netns: int) -> None:
         """A namespace has gone."""
@@ -80,19 +82,23 @@ def _seen(event: TcpSndBuf | TcpRcvBuf) -> _Seen:
     if isinstance(event, TcpRcvBuf):
         rtt_us = event.rcv_rtt_us or event.srtt_us
         return _Seen(event.t_ns, event.received_bytes, 0, 0, rtt_us, rtt_us)
-    rtt_us = event.srtt_us
-    floor_us = min(rtt_us, event.min_rtt_us or rtt_us)
+    rtt_us = floor_us = event.srtt_us
+    if 0 < event.min_rtt_us < floor_us:
+        floor_us = event.min_rtt_us
     return _Seen(event.t_ns, event.acked_bytes, event.retransmits, event.mss_bytes, rtt_us, floor_us)
 
 
 def _between(netns: int, last: _Seen, seen: _Seen) -> FlowSample:
     again, more_bytes = seen.resent - last.resent, seen.total - last.total
+    queue = (seen.rtt_us - seen.floor_us) / (seen.floor_us + SLACK_US)
+    if queue > QUEUE_MAX:
+        queue = QUEUE_MAX
     return FlowSample(
         seen.t_ns,
         netns,
         again,
         more_bytes / seen.mss_bytes + again if seen.mss_bytes else 0.0,
-        min(QUEUE_MAX, (seen.rtt_us - seen.floor_us) / (seen.floor_us + SLACK_US)),
+        queue,
         more_bytes,
         (seen.t_ns - last.t_ns) / 1e9,
     )

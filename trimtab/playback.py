@@ -39,11 +39,11 @@ class Playback:
             elif isinstance(item, End):
                 self.end = item
             else:
-                yield self._block(item)
+                yield chain.from_iterable(self._batches(item))
             if self.damage:
                 return
 
-    def _block(self, block: Block) -> Iterator[AnyEvent]:
+    def _batches(self, block: Block) -> Iterator[list[AnyEvent]]:
         for kind, at, raw in block.records:
             if kind == ASKED:
                 self.asked.append((at, raw))
@@ -53,7 +53,7 @@ class Playback:
             except TapeError as error:
                 self.damage.append(Damage(str(self.segment.path), f"{error}; skipped to the next segment"))
                 return
-            yield from found
+            yield found
 
 
 def begins(head: Head) -> bool:
