@@ -27,7 +27,7 @@ from bus.schema import (
 )
 from bus.tunables import Tunable
 from deciders.__main__ import load
-from deciders.engine import Decider, decide
+from deciders.engine import Asked, Decider, decide
 from trimtab import shown
 from trimtab.model import LEVEL_NS, Key, Model
 
@@ -84,10 +84,11 @@ class Rerun:
         """The next events."""
         for event, wishes in decide(self._stream(events), self._deciders):
             for wish in wishes:
-                if isinstance(wish, Verdict):
-                    self._answers.extend(self.model.judge(wish, event.t_ns))
-                else:
-                    self._answers.extend(self.model.ask(wish, event.t_ns))
+                self._answers.extend(self.answer(wish, event.t_ns))
+
+    def answer(self, wish: Asked, t_ns: int) -> Events:
+        """What comes of a wish or a verdict."""
+        return self.model.judge(wish, t_ns) if isinstance(wish, Verdict) else self.model.ask(wish, t_ns)
 
     # --- what the deciders hear ------------------------------------------------------------------------------------
 
