@@ -1,4 +1,4 @@
-"""What came of a policy on a recording, for tests: what stood, was written, was refused, turned round, was wished for."""
+"""What came of a policy on a recording, for tests: what stood, what was written, refused, wished for."""
 
 from __future__ import annotations
 
