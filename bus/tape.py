@@ -135,9 +135,14 @@ class Packed(Struct, frozen=True):
     crc: int
     payload: bytes
 
+    @property
+    def sound(self) -> bool:
+        """Whether the payload is as it was written."""
+        return zlib.crc32(self.payload) == self.crc
+
     def unpack(self) -> bytes:
         """What it holds. TapeError when it is damaged, or is not what it says."""
-        if zlib.crc32(self.payload) != self.crc:
+        if not self.sound:
             raise TapeError("the checksum does not fit: damaged")
         try:
             claimed = zstandard.get_frame_parameters(self.payload).content_size

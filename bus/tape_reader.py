@@ -106,16 +106,26 @@ def segments(path: Path) -> list[Segment]:
 
 def heads(path: Path) -> Iterator[Segment | Damage]:
     """The segments of a file as they come, and what keeps one from being read. TapeError when it is no tape at all."""
+    headless: dict[int, bool] = {}
     for offset, packed in _packed(path, 0):
         if isinstance(packed, Damage):
+            # It may have hit any head, and is told of.
+            headless.clear()
             yield packed
         elif packed.kind == "head":
+            headless[packed.source] = False
             try:
                 _head(packed)
             except TapeError as error:
                 yield _skipped(path, offset, error)
             else:
                 yield Segment(path, offset, packed.source, packed)
+        else:
+            if headless.get(packed.source):
+                headless[packed.source] = False
+                yield _skipped(path, offset, TapeError("the head of a segment is missing"))
+            if packed.kind == "end":
+                headless[packed.source] = True
 
 
 def segment(path: Path, offset: int) -> Segment:
@@ -216,10 +226,10 @@ def _item(packed: Packed) -> Head | Block | End:
 def _opened(path: Path) -> Iterator[BinaryIO]:
     """The file, which is a plain one. TapeError: what else it is, or why it cannot be read."""
     try:
-        # A pipe would be waited for.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise TapeError(f"{path}: not a file")
+        # A pipe would be waited for; a device is there without end.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise TapeError(f"{path}: not a file")
+        with path.open("rb") as file:
             yield file
     except OSError as error:
         raise TapeError(f"{path}: {error.strerror}") from None
@@ -233,21 +243,28 @@ def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
         unpacker = _unpacker(file)
         if not start:
             _begin(path, unpacker)
-        places = 0
+        places = before = 0
+        last: Packed | None = None
         while (offset := start + unpacker.tell()) < size:
             found = _next(unpacker)
+            if isinstance(found, Packed) and HEAD_BEGINS in found.payload and not found.sound:
+                # Its length may be what is damaged, and it has taken in what is not its own.
+                found = "the checksum does not fit: damaged"
             if isinstance(found, Packed):
                 yield offset, found
+                before, last = offset, found
                 continue
             places += 1
-            start = _next_head(file, offset + 1) if places < PLACES_MAX else 0
+            # One that is damaged and of the wrong length may have taken in the beginning of a head.
+            behind = before if last and not last.sound else offset
+            start = _next_head(file, behind + 1) if places < PLACES_MAX else 0
             if start or not being_written(path):
                 rest = f"skipped to byte {start}" if start else "the rest is not read"
                 yield offset, Damage(f"{path}, byte {offset}", f"{found}; {rest}")
             if not start:
                 return
             file.seek(start)
-            unpacker = _unpacker(file)
+            unpacker, last = _unpacker(file), None
 
 
 def _unpacker(file: BinaryIO) -> Any:

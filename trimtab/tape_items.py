@@ -158,7 +158,10 @@ def items(segment: Segment, trouble: Trouble) -> Iterator[Item]:
             except (TapeError, CodecError) as error:
                 trouble.damage(Damage(f"{segment.path}, the segment at byte {segment.offset}", f"{error}; skipped"))
                 return
-            folded += sum(not isinstance(each.message, Asked) for each in found)
+            before, folded = folded, folded + sum(not isinstance(each.message, Asked) for each in found)
+            if any(not before < at <= folded for kind, at, _ in item.records if kind == ASKED):
+                why = "wishes that belong to other events: blocks are missing, or there twice"
+                trouble.damage(Damage(f"{segment.path}, the segment at byte {segment.offset}", why))
             yield from found
 
 
