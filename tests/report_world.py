@@ -60,7 +60,6 @@ class Writer:
         self.epochs: dict[str, int] = {}
         self.segments = 0
         self.events = 0
-        self.lost = 0
         self._records: list[bytes] = []
         self._size = 0
         self._waiting: dict[str, list[AnyEvent]] = {}
@@ -151,7 +150,10 @@ class Story:
         self.said: list[tuple[int, str, AnyEvent]] = []
         self.asked: list[tuple[int, str, Request]] = []
         self.change = 40 + seed
-        self._trials: list[Trial] = []
+        self.breaks: list[tuple[float, str, int]] = []
+        """(second, publisher, events lost; 0: it begins anew)"""
+        self.pause: tuple[float, float] = (0.0, 0.0)
+        """When nobody records; then other processes do."""
 
     def at(self, second: float) -> int:
         """CLOCK_MONOTONIC of that second."""
@@ -198,7 +200,7 @@ class Story:
         """The guard's verdict, and what is done about it. back: the value to go back to; None confirms."""
         why = "not worse in 30 s: retransmit_share 0.04 % (before: 0.05 %); srtt_us 3 % (before: 4 %)"
         if back is not None:
-            why = "retransmit_share got worse 6 s after the change, and for 3 s: 4.1 % of all TCP segments were sent again"
+            why = "retransmit_share got worse 6 s after the change, and for 3 s: 4.1 % of all TCP segments sent again"
         evidence: dict[str, int | str] = {"event": f"Tick@{self.at(second)}", "soaked_s": 30, "retransmit_ppm": 41_000}
         verdict = Verdict(VERSION, self.at(second), SECOND, change, back is None, why, evidence)
         self.asked.append((self.at(second), "guard", verdict))
@@ -260,14 +262,14 @@ class Story:
 
     def flows(self, netns: int, port: int, tunable: str, times: Iterable[tuple[float, float]], rtt_us: int) -> None:
         """Sockets near their limit. times: (second, the limit that stands then)."""
-        total = packets = 0
+        total, again = 0, 0.0
         last = 0.0
         for second, limit in times:
             load = 0.75 + 0.2 * math.sin(second / 420) + 0.05 * self.chance.random()
             rtt = int(rtt_us * (1 + 0.06 * self.chance.random() + (0.5 if self.resent(second) > 0.01 else 0)))
             size = int(limit * min(1.0, load + 0.12))
-            total += int(size * 0.66 / (rtt / 1e6) * min(second - last, 5))
-            packets = total // 1448
+            more = int(size * 0.66 / (rtt / 1e6) * min(second - last, 5))
+            total, again = total + more, again + more / 1448 * self.resent(second)
             last, t_ns = second, self.at(second)
             if tunable == RMEM:
                 event: AnyEvent = TcpRcvBuf(
@@ -277,7 +279,7 @@ class Story:
             else:
                 event = TcpSndBuf(
                     t_ns, netns, netns, port, 2, port, 50_000, size, int(limit), False, rtt, rtt_us, 200, 1448, 180,
-                    size, size // 2, total, 100, rtt, 3, int(packets * self.resent(second)),
+                    size, size // 2, total, 100, rtt, 3, int(again),
                 )  # fmt: skip
             self.say(second, "collector-bpf", event)
 
@@ -306,21 +308,33 @@ class Story:
 
     def _record(self, folder: Path, decider: str, segment_s: int) -> None:
         writer = Writer(folder, decider, self.name)
-        wishes: Iterator[tuple[int, str, Request]] = (asked for asked in self.asked if asked[1] == decider)
-        wish = next(wishes, None)
+        asked = [(t_ns, request) for t_ns, whose, request in self.asked if whose == decider][::-1]
+        breaks = sorted(self.breaks, reverse=True)
+        pause_ns, again_ns = map(self.at, self.pause)
         end_ns = self.at(segment_s)
         for t_ns, publisher, event in self.said:
-            while wish and wish[0] <= t_ns:
-                writer.ask(wish[2])
-                wish = next(wishes, None)
+            while asked and asked[-1][0] <= t_ns:
+                writer.ask(asked.pop()[1])
+            while breaks and self.at(breaks[-1][0]) <= t_ns:
+                _, whose, lost = breaks.pop()
+                if lost:
+                    writer.lose(whose, lost)
+                else:
+                    writer.restart(whose, t_ns)
+            if pause_ns <= t_ns < again_ns:
+                if writer.session == "1":
+                    writer.close(t_ns)
+                    numbers = writer.numbers
+                    writer = Writer(folder, decider, self.name, began_ns=again_ns, session="2")
+                    writer.epochs = dict.fromkeys(numbers, 6)
+                continue
             if t_ns >= end_ns:
                 writer.close(t_ns, "old")
                 writer.begin(t_ns)
                 end_ns += segment_s * SECOND
             writer.say(publisher, event)
-        while wish:
-            writer.ask(wish[2])
-            wish = next(wishes, None)
+        while asked:
+            writer.ask(asked.pop()[1])
         writer.close(self.at(self.seconds))
 
 
@@ -397,10 +411,12 @@ def gateway(total: int, name: str = "gw-01") -> Story:
             number = story.grow(when, "neigh_table", f"{THRESH}{level}", 0, value, why, entries=700 << step)
             story.judge(when + 33, "neigh_table", f"{THRESH}{level}", 0, number, None)
     story.cede(total * 0.7, "neigh_table", f"{THRESH}3", 0, 16384)
+    story.value(total * 0.9, f"{THRESH}1", 0)
     story.host({1: "host"})
     grown = ((second, int(380 + 5200 / (1 + math.exp(-(second / total - 0.4) * 11)) + 40 * math.sin(second / 60)))
              for second in range(0, total, 5))  # fmt: skip
     story.table(grown)
+    story.breaks = [(total * 0.5, "collector-netlink", 120), (total * 0.86, "actuator", 0)]
     return story
 
 
@@ -425,6 +441,7 @@ def database(total: int, name: str = "db-01") -> Story:
     story.host({1: "host", jobs: "jobs"})
     story.flows(1, 5432, RMEM, limits(story, RMEM, 1, seconds([(total * 0.3, total * 0.95)], 2)), 41_000)
     story.flows(jobs, 9000, WMEM, limits(story, WMEM, jobs, seconds([(total * 0.05, total * 0.2)], 2)), 12_000)
+    story.pause = (total * 0.66, total * 0.72)
     return story
 
 
@@ -439,7 +456,7 @@ def main() -> None:
     parser.add_argument("--hours", type=float, default=13 / 6)
     options = parser.parse_args()
     for story in STORIES:
-        story(int(options.hours * 3600)).write(options.folder, DECIDERS)
+        story(round(options.hours * 3600)).write(options.folder, DECIDERS)
 
 
 if __name__ == "__main__":

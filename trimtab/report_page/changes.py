@@ -41,6 +41,8 @@ class Change(Struct, kw_only=True):
     gate: str = ""
     """What the actuator said to the wish."""
     ended_ns: int = 0
+    after: int = 0
+    """What stood there when it had ended."""
     end: str = ""
     """Why it is what it is now."""
     end_evidence: Evidence = {}
@@ -94,6 +96,10 @@ class Ledger:
         if len(self._gone) < WISHES_MAX:
             self._gone.setdefault(netns, t_ns)
 
+    def gone_ns(self, netns: int) -> int:
+        """When a namespace went; 0: it is there."""
+        return self._gone.get(netns, 0)
+
     def _refuse(self, t_ns: int, event: Outcome) -> None:
         # Numbers in the reason differ each time: "last changed 12 ms ago".
         kind = "".join(letter for letter in event.reason if not letter.isdigit())
@@ -104,7 +110,7 @@ class Ledger:
             same.t_ns, same.ended_ns = min(same.t_ns, t_ns), max(same.ended_ns, t_ns)
         elif len(self._refused) < REFUSED_MAX:
             change = _change(t_ns, event, "refused", event.want)
-            change.ended_ns = t_ns
+            change.ended_ns, change.after = t_ns, event.value
             self._refused[key] = change
         else:
             self.dropped += 1
@@ -120,7 +126,7 @@ class Ledger:
             self._end(made.get((event.tunable, event.netns), []), t_ns, event)
         for change in (change for ours in made.values() for change in ours):
             if change.state in STANDING and change.netns in self._gone:
-                change.state, change.ended_ns = "lost", self._gone[change.netns]
+                change.state, change.ended_ns, change.after = "lost", self._gone[change.netns], change.new
                 change.end = "the namespace has gone"
         found = [*(change for ours in made.values() for change in ours), *self._refused.values()]
         for change in found:
@@ -164,10 +170,10 @@ class Ledger:
             case _:
                 return
         for change in ended:
-            change.state, change.end, change.ended_ns = ending, event.reason, t_ns
+            change.state, change.end, change.ended_ns, change.after = ending, event.reason, t_ns, event.value
             verdict = self._verdicts.get(change.id)
-            if verdict and verdict.why in event.reason:
-                change.end_evidence = dict(verdict.evidence)
+            meant = verdict is not None and verdict.why in event.reason
+            change.end_evidence = dict(verdict.evidence) if verdict and meant else {}
 
     def _confirmed(self, ours: list[Change], t_ns: int, event: Outcome) -> list[Change]:
         """An outcome names the newest change of its key; the guard's verdict, if it is here, the one that it means.

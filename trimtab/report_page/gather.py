@@ -33,6 +33,13 @@ class _Peek(Struct, array_like=True):
     events: list[msgspec.Raw]
 
 
+class _Dated(Struct, array_like=True):
+    """Any event's beginning."""
+
+    topic: str
+    t_ns: int
+
+
 _peek = msgspec.msgpack.Decoder(_Peek)
 
 
@@ -46,7 +53,8 @@ class Reel:
         """From CLOCK_MONOTONIC to TAI."""
         self.lanes = tape_reader.lanes(head)
         self.last_ns = head.t_ns
-        self.heard_ns: dict[str, int] = {}
+        self.heard: dict[str, msgspec.Raw] = {}
+        """The last event of each publisher, as it came."""
 
     def play(self, block: Block) -> None:
         """Hand what is in it to the host. TapeError for what is none of ours."""
@@ -70,15 +78,18 @@ class Reel:
             batch = _peek.decode(raw)
         except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise TapeError(f"not a batch: {error}") from None
+        if not batch.events:
+            return
         known = self.host.known(self.head.host.boot_id, batch.publisher, batch.epoch_ns)
         again = known.holds(batch.number)
+        heard, self.heard[batch.publisher] = self.heard.get(batch.publisher), batch.events[-1]
         if again and self._steady(batch):
             return
         for event in tape_reader.events(self.lanes, raw):
             if abs(event.t_ns - self.head.t_ns) > FAR_NS:
                 self.host.astray += 1
             elif not again or isinstance(event, Gap):
-                self._event(event, batch.publisher)
+                self._event(event, heard)
         known.add(batch.number, batch.number + len(batch.events))
 
     def _steady(self, batch: _Peek) -> bool:
@@ -89,14 +100,15 @@ class Reel:
         lane.next += len(batch.events)
         return True
 
-    def _event(self, event: AnyEvent, publisher: str) -> None:
+    def _event(self, event: AnyEvent, heard: msgspec.Raw | None) -> None:
+        """heard: the last event of its publisher before."""
         t_ns = event.t_ns + self.shift_ns
         if isinstance(event, Gap):
-            self.host.gap(self.heard_ns.get(publisher, t_ns), t_ns, self.head.decider, event)
+            before_ns = msgspec.msgpack.decode(heard, type=_Dated).t_ns + self.shift_ns if heard else t_ns
+            self.host.gap(min(before_ns, t_ns), t_ns, self.head.decider, event)
         else:
             self.host.take(event, t_ns)
         self.last_ns = max(self.last_ns, event.t_ns)
-        self.heard_ns[publisher] = t_ns
 
 
 class Gathered(Struct):

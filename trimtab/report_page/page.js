@@ -151,18 +151,22 @@
     "bit/s": [[1e9, "Gbit/s"], [1e6, "Mbit/s"], [1e3, "kbit/s"]],
     "us": [[1e3, "ms"]], "%": [[0.01, "%"]],
   };
+  const short = (value) => Number.isInteger(value) ? value.toLocaleString("en") : String(+value.toPrecision(value >= 1000 ? 4 : 3));
   const words = (value, unit) => {
-    for (const [size, name] of UNITS[unit] ?? []) if (value >= size || unit === "%") return `${+(value / size).toPrecision(3)} ${name}`;
-    return `${+value.toPrecision(3)} ${unit}`;
+    for (const [size, name] of UNITS[unit] ?? []) if (value >= size || unit === "%") return `${short(value / size)} ${name}`;
+    return `${short(value)} ${unit === "bytes" || unit in UNITS ? unit : ""}`.trim();
   };
-  const valueAt = (line, x) => {
-    // Points of the line, parsed once: x rises.
-    line.xy ??= (line.getAttribute("points") || "").split(" ").map((pair) => pair.split(",").map(Number));
+  // What stands at x: a tunable as it is; of a signal, what its line shows.
+  const valueAt = (line, x, plot) => {
+    const exact = line.dataset.values;
+    line.xy ??= (exact ?? line.getAttribute("points")).split(" ").map((pair) => pair.split(",").map(Number));
     const xy = line.xy;
-    if (!xy.length || x < xy[0][0] || x > xy[xy.length - 1][0]) return null;
-    let low = 0, high = xy.length - 1;
-    while (low < high) { const middle = (low + high + 1) >> 1; if (xy[middle][0] <= x) low = middle; else high = middle - 1; }
-    return xy[low][1];
+    if (x < xy[0][0] || (!exact && x > xy[xy.length - 1][0])) return null;
+    let first = 0, last = xy.length - 1;
+    while (first < last) { const middle = (first + last + 1) >> 1; if (xy[middle][0] <= x) first = middle; else last = middle - 1; }
+    if (exact) return xy[first][1];
+    const {low, high, log} = plot.dataset, part = 1 - xy[first][1] / 100;
+    return log === "1" ? low * (high / low) ** part : +low + (high - low) * part;
   };
   const plots = [...document.querySelectorAll(".plot")];
   const show = (share, mine) => {
@@ -171,23 +175,20 @@
       hair.style.left = share * 100 + "%";
       hair.style.opacity = .5;
       if (plot.closest(".card") !== mine) { read.style.opacity = 0; continue; }
-      const {low, high, log, unit} = plot.dataset, found = [];
+      const found = [];
       for (const line of plot.querySelectorAll(".curve, .step")) {
-        const y = valueAt(line, share * 1000);
-        if (y === null) continue;
-        const part = 1 - y / 100;
-        const value = log === "1" ? low * (high / low) ** part : +low + (high - low) * part;
-        found.push((line.dataset.name ? line.dataset.name + " " : "") + words(value, unit));
+        const value = valueAt(line, share * 1000, plot);
+        if (value !== null) found.push((line.dataset.name ? line.dataset.name + " " : "") + words(value, plot.dataset.unit));
       }
       read.textContent = found.join(" · ");
       read.style.opacity = found.length ? 1 : 0;
-      read.style.left = share < .5 ? share * 100 + "%" : "auto";
-      read.style.right = share < .5 ? "auto" : (1 - share) * 100 + "%";
+      read.style.left = Math.max(-50, Math.min(share * plot.offsetWidth - read.offsetWidth / 2, plot.offsetWidth - read.offsetWidth)) + "px";
     }
   };
   const hide = () => { for (const part of document.querySelectorAll(".hair, .read")) part.style.opacity = 0; };
   for (const plot of plots) {
     plot.addEventListener("pointermove", (event) => {
+      if (event.target.closest(".mark")) { hide(); return; }
       const area = plot.getBoundingClientRect();
       show(Math.min(1, Math.max(0, (event.clientX - area.left) / area.width)), plot.closest(".card"));
     });

@@ -71,17 +71,36 @@ class Scale:
         return math.sqrt(self.low * self.high) if self.log else (self.low + self.high) / 2
 
 
-def scale(values: Iterable[float], least: float = 0.0) -> Scale:
-    """One that shows all of them, with some air above. least: the top is not below it, so that noise stays small."""
+def scale(values: Iterable[float], least: float = 0.0, even: bool = False) -> Scale:
+    """One that shows all of them, with some air above. least: the top is not below it, so that noise stays small.
+    even: never logarithmic."""
     found = list(values)
     top = max([*found, least])
     if top <= 0:
         return Scale(0.0, 1.0)
     positive = [value for value in found if value > 0]
     bottom = min(positive, default=top)
-    if top / bottom > LOG_RATIO and len(positive) == len(found):
+    if not even and top / bottom > LOG_RATIO and len(positive) == len(found):
         return Scale(bottom / 1.3, top * 1.3, log=True)
     return Scale(0.0, top * 1.12)
+
+
+def marks(size: Scale, binary: bool) -> list[float]:
+    """Three round values to write beside a scale, from the top."""
+    if not size.log:
+        top = _round(size.high / 1.04, binary)
+        return [top, top / 2, size.low]
+    found = (_round(value, binary) for value in (size.high / 1.1, size.middle * 1.1, size.low * 1.6))
+    return [value for value in found if size.holds(value)]
+
+
+def _round(value: float, binary: bool) -> float:
+    """The next round number below: a few times a power of ten, or of two."""
+    if value <= 0:
+        return value
+    base, steps = (2.0, (1.75, 1.5, 1.25, 1.0)) if binary else (10.0, (8.0, 6.0, 5.0, 4.0, 3.0, 2.0, 1.5, 1.0))
+    power = base ** math.floor(math.log(value, base))
+    return next((step * power for step in steps if step * power <= value), power)
 
 
 def steps(axis: Axis, size: Scale, points: Sequence[tuple[int, int]], until_ns: int) -> str:
@@ -143,6 +162,15 @@ def number(value: float, unit: str) -> str:
         return f"{value:.3g}/s"
     text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
     return f"{text} {unit}".strip()
+
+
+def move(old: float, new: float, unit: str, arrow: str = " → ") -> str:
+    """From one value to another, with what they share said once."""
+    if old == new:
+        return number(old, unit)
+    first, last = number(old, unit), number(new, unit)
+    word = last.rpartition(" ")[2]
+    return f"{first.removesuffix(' ' + word)}{arrow}{last}"
 
 
 def _sized(value: float, names: Sequence[tuple[float, str]], plain: str) -> str:

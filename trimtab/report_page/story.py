@@ -21,7 +21,7 @@ STATES: dict[State, str] = {
     "failed": "granted, and the write did not succeed",
     "refused": "asked for, and not granted",
 }
-WRITTEN: tuple[State, ...] = ("trial", "confirmed", "reverted", "ceded", "lost")
+WRITTEN: tuple[State, ...] = ("confirmed", "reverted", "ceded", "trial", "lost")
 
 
 class Row(Struct):
@@ -33,8 +33,7 @@ class Row(Struct):
     host: str
     where: str
     tunable: str
-    old: str
-    new: str
+    moved: str
     sort_new: int
     state: str
     times: int
@@ -64,17 +63,26 @@ def headline(hosts: Sequence[Host]) -> str:
 
 def tally(changes: Iterable[Change]) -> str:
     """How many changes, and what became of them."""
-    counted = Counter(dict.fromkeys(STATES, 0))
-    for change in changes:
-        counted[change.state] += change.times if change.state == "refused" else 1
+    counted = Counter(change.state for change in changes)
     written = sum(counted[state] for state in WRITTEN)
     words = [f"{written or 'no'} change{'s' * (written != 1)}"]
-    named: dict[State, str] = {"trial": "on trial", "lost": "gone with a namespace", "advised": "advised", "failed": "failed"}
-    order: tuple[State, ...] = ("confirmed", "reverted", "ceded", "trial", "lost", "failed", "advised")
-    words += [f"{counted[state]:,} {named.get(state, state)}" for state in order if counted[state]]
-    if counted["refused"]:
-        words.append(f"{counted['refused']:,} wish{'es' * (counted['refused'] != 1)} refused")
-    return ", ".join(words)
+    named: dict[State, str] = {"trial": "on trial", "lost": "gone with a namespace"}
+    return ", ".join(words + [f"{counted[state]:,} {named.get(state, state)}" for state in WRITTEN if counted[state]])
+
+
+def beside(changes: Iterable[Change]) -> str:
+    """What was asked for and not written, how often."""
+    counted: Counter[State] = Counter()
+    for change in changes:
+        counted[change.state] += change.times
+    named: dict[State, str] = {"advised": "advised", "failed": "failed", "refused": "refused"}
+    return ", ".join(f"{counted[state]:,} {word}" for state, word in named.items() if counted[state])
+
+
+def summary(changes: Sequence[Change]) -> str:
+    """Both in one."""
+    more = beside(changes)
+    return tally(changes) + (f"; {more}" if more else "")
 
 
 def choose(entries: Sequence[tuple[Host, Change]], most: int) -> list[tuple[Host, Change]]:
@@ -102,8 +110,7 @@ def row(host: Host, change: Change, number: int, dated: bool) -> Row:
         host=host.machine.name,
         where=where(host, change.netns),
         tunable=change.tunable,
-        old=plot.number(change.old, unit),
-        new=plot.number(change.new, unit),
+        moved=plot.move(change.old, change.new, unit),
         sort_new=change.new,
         state=change.state,
         times=change.times,
@@ -127,7 +134,7 @@ def detail(host: Host, change: Change) -> Detail:
     name = f"change {change.id}: " if change.id else ""
     return Detail(
         state=change.state,
-        title=f"{name}{change.tunable}  {plot.number(change.old, unit)} → {plot.number(change.new, unit)}",
+        title=f"{name}{change.tunable}  {plot.move(change.old, change.new, unit)}",
         facts=facts,
         evidence=[(key, _plain(value)) for key, value in change.evidence.items()],
         later=[(key, _plain(value)) for key, value in change.end_evidence.items()],

@@ -8,7 +8,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from deciders.signals import SIGNALS
+from deciders.samples import FlowSample
+from deciders.signals import SIGNALS, Signal
 
 Unit = Literal["bytes", "bit/s", "us", "%", "/s", ""]
 
@@ -19,6 +20,8 @@ class Measure(Struct, frozen=True):
     name: str
     title: str
     unit: str
+    told: str = ""
+    """In a sentence."""
 
 
 class Subject(Struct, frozen=True):
@@ -30,6 +33,14 @@ class Subject(Struct, frozen=True):
     inside: str = ""
     """The measure that is held against the tunables, in their own unit and plot."""
     above: tuple[str, ...] = ()
+
+
+def _short(signal: Signal) -> str:
+    """Its name for people. Of one name that several signals have, the flows' and the rate say so."""
+    name = {"srtt_us": "queueing delay"}.get(signal.name, signal.name.replace("_", " ").replace("psi", "pressure:"))
+    if signal.topic is FlowSample and signal.name != "srtt_us":
+        return f"{name} of these flows"
+    return f"{name} pressures" if (signal.name, signal.unit) == ("tcp_memory", "/s") else name
 
 
 SUBJECTS: tuple[Subject, ...] = (
@@ -51,7 +62,7 @@ MEASURES: dict[str, Measure] = {
         Measure("entries_2", "entries", "entries"),
         Measure("entries_10", "entries", "entries"),
         *(
-            Measure(f"signal_{number}", f"{signal.name.replace('_', ' ')}: {signal.what}", signal.unit)
+            Measure(f"signal_{number}", _short(signal), signal.unit, f"{_short(signal)}: {signal.what}")
             for number, signal in enumerate(SIGNALS)
         ),
     )

@@ -19,8 +19,8 @@ CARDS_MAX = 12
 ROWS_MAX = 1000
 NEAR = 14.0
 """Changes of one state that lie so close on the axis (of plot.WIDE) share a mark."""
-QUIET = 0.02
-"""A signal of which no more than this share of its guard's margin is to be seen is told in words alone."""
+QUIET = 0.5
+"""A signal that moves by no more than this share of its guard's margin is told in words alone."""
 Id = int
 
 
@@ -37,13 +37,15 @@ class StepLine(Struct):
 
     name: str
     points: str
+    values: str
+    """x,value of each step, for the page's script."""
     original_y: float | None
     original: str
     bounds: list[float]
     """y of those bounds that can be shown."""
     bounds_text: str
-    first: str
-    last: str
+    moved: str
+    """From the first value to the last."""
 
 
 class MarkView(Struct):
@@ -108,6 +110,8 @@ class Page(Struct):
     """All of it."""
 
     headline: str
+    beside: str
+    """What was asked for and not written; empty where nothing was."""
     span: str
     hosts: list[HostView]
     rows: list[story.Row]
@@ -130,6 +134,7 @@ def page(hosts: Sequence[Host]) -> Page:
     counted = Counter(change.state for _, change in entries)
     return Page(
         headline=story.headline(hosts),
+        beside=story.beside(change for _, change in entries),
         span=_span(hosts),
         hosts=[_host(host, axis, ids) for host, axis in named],
         rows=[story.row(host, change, ids[id(change)], long) for host, change in shown],
@@ -181,7 +186,7 @@ def _host(host: Host, axis: Axis, ids: dict[int, Id]) -> HostView:
     return HostView(
         name=machine.name,
         facts=" · ".join([*facts, f"mode {host.mode}"]),
-        headline=story.headline([host]).partition(": ")[2],
+        headline=story.summary(host.changes),
         ticks=axis.ticks(host.tai_offset_s),
         axis=axis,
         shades=[_shade(host, axis, mark.from_ns, mark.to_ns, mark.what, mark.why) for mark in host.marks],
@@ -234,11 +239,11 @@ def _card(host: Host, axis: Axis, key: tuple[str, int], changes: list[Change], i
         if found is None:
             continue
         if _is_quiet(found, number):
-            quiet.append(f"{SIGNALS[number].name.replace('_', ' ')} {_least(found, SIGNALS[number].unit)}")
+            quiet.append(f"{MEASURES[name].title} {_least(found, SIGNALS[number].unit)}")
         else:
             panels.append(_measured(host, axis, MEASURES[name], found, SIGNALS[number].absolute))
     panels.append(_tunables(host, axis, row, keys, changes, ids))
-    return Card(row.title, story.where(host, netns), story.tally(changes), panels, list(dict.fromkeys(quiet)))
+    return Card(row.title, story.where(host, netns), story.summary(changes), panels, list(dict.fromkeys(quiet)))
 
 
 def _guards(host: Host, tunables: Iterable[str]) -> list[tuple[str, int]]:
@@ -255,7 +260,9 @@ def _of(host: Host, name: str, number: int, netns: int, tunable: str) -> Series 
 
 
 def _is_quiet(series: Series, number: int) -> bool:
-    return max(one.high for one in series.bins.values()) <= QUIET * SIGNALS[number].absolute
+    least = min(one.low for one in series.bins.values())
+    most = max(one.high for one in series.bins.values())
+    return most - least <= QUIET * SIGNALS[number].absolute
 
 
 def _least(series: Series, unit: str) -> str:
@@ -264,20 +271,17 @@ def _least(series: Series, unit: str) -> str:
 
 
 def _ticks(size: Scale, unit: str) -> list[tuple[float, str]]:
-    top, middle = size.high / (1.3 if size.log else 1.12), size.middle / (1.0 if size.log else 1.12)
-    bottom = size.low * (1.3 if size.log else 1.0)
-    return [(size.y(value), plot.number(_round(value), unit)) for value in (top, middle, bottom)]
-
-
-def _round(value: float) -> float:
-    return float(f"{value:.3g}") if abs(value) < 1024 else value
+    # A count needs no word at each tick.
+    word = unit if unit in ("bytes", "bit/s", "us", "%", "/s") else ""
+    return [(size.y(value), plot.number(value, word)) for value in plot.marks(size, unit == "bytes")]
 
 
 def _measured(host: Host, axis: Axis, measure: Measure, series: Series, least: float = 0.0) -> Panel:
     points = series.points()
-    size = plot.scale([edge for _, one in points for edge in (one.low, one.high)], least)
+    size = plot.scale([edge for _, one in points for edge in (one.low, one.high)], least, even=True)
     low, high = min(one.low for _, one in points), max(one.high for _, one in points)
-    label = f"{measure.title}: between {plot.number(low, measure.unit)} and {plot.number(high, measure.unit)}"
+    told = f"between {plot.number(low, measure.unit)} and {plot.number(high, measure.unit)}"
+    label = f"{measure.told or measure.title}: {told}"
     curve = _curve(axis, size, measure.title, series, points)
     return Panel(measure.title, measure.unit, label, size, _ticks(size, measure.unit), [curve], [], [])
 
@@ -291,7 +295,7 @@ def _curve(axis: Axis, size: Scale, name: str, series: Series, points: list[tupl
 def _tunables(
     host: Host, axis: Axis, row: Subject, keys: list[Key], changes: list[Change], ids: dict[int, Id]
 ) -> Panel:
-    lines = [(tunable, line) for tunable, netns in keys if (line := host.lines.get((tunable, netns)))]
+    lines = [(key, line) for key in keys if (line := host.lines.get(key))]
     measure = MEASURES.get(row.inside)
     series = host.series.get((row.inside, _place(row, keys[0][1])))
     points = series.points() if series else []
@@ -300,13 +304,14 @@ def _tunables(
     values += [value for _, line in lines for _, value in line.steps.points()]
     values += [line.original for _, line in lines if line.original is not None]
     values += [value for change in written for value in (change.old, change.new)]
+    values += [change.after for change in written if change.ended_ns]
     values += [change.new for change in changes if change.state == "advised"]
     size = plot.scale(values)
     unit = next((host.rows[tunable].unit for tunable, _ in keys if tunable in host.rows), "")
     curves = [_curve(axis, size, measure.title, series, points)] if measure and series and points else []
-    drawn = [_step_line(host, axis, size, tunable, line, unit) for tunable, line in lines]
+    drawn = [_step_line(host, axis, size, key, line, unit) for key, line in lines]
     names = ", ".join(tunable for tunable, _ in keys)
-    label = f"{names} over time: " + "; ".join(f"{one.name} {one.first} to {one.last}" for one in drawn)
+    label = f"{names} over time: " + "; ".join(f"{one.name} {one.moved}" for one in drawn)
     marks = _marks(axis, size, changes, ids, unit)
     return Panel("", unit, label, size, _ticks(size, unit), curves, drawn, marks)
 
@@ -315,19 +320,21 @@ def _place(row: Subject, netns: int) -> int:
     return 0 if row.inside.startswith("entries") else netns
 
 
-def _step_line(host: Host, axis: Axis, size: Scale, tunable: str, line: Line, unit: str) -> StepLine:
+def _step_line(host: Host, axis: Axis, size: Scale, key: Key, line: Line, unit: str) -> StepLine:
+    tunable, netns = key
     points = line.steps.points()
+    until_ns = host.ledger.gone_ns(netns) or host.recorded.all[-1][1]
     bounds = host.bounds(tunable, line)
-    told = f"bounds {plot.number(bounds[0], unit)} to {plot.number(bounds[1], unit)}" if bounds else ""
+    told = f"bounds {plot.move(*bounds, unit, ' to ')}" if bounds else ""
     return StepLine(
         name=tunable.rpartition(".")[2],
-        points=plot.steps(axis, size, points, max(line.steps.last_ns, host.recorded.all[-1][1])),
+        points=plot.steps(axis, size, points, until_ns),
+        values=" ".join(f"{axis.x(t_ns):g},{value}" for t_ns, value in points),
         original_y=None if line.original is None else size.y(line.original),
         original="" if line.original is None else plot.number(line.original, unit),
         bounds=[size.y(bound) for bound in bounds or () if size.holds(bound)],
         bounds_text=told,
-        first=plot.number(points[0][1], unit) if points else "?",
-        last=plot.number(points[-1][1], unit) if points else "?",
+        moved=plot.move(points[0][1], points[-1][1], unit) if points else "?",
     )
 
 
@@ -336,10 +343,12 @@ def _marks(axis: Axis, size: Scale, changes: list[Change], ids: dict[int, Id], u
     for change in changes:
         if id(change) not in ids:
             continue
-        text = f"{change.state}: {plot.number(change.old, unit)} to {plot.number(change.new, unit)}"
+        text = f"{change.state}: {plot.move(change.old, change.new, unit)}"
         _put(found, MarkView(axis.x(change.t_ns), size.y(change.new), change.state, [ids[id(change)]], text))
         if change.state in ("reverted", "ceded") and change.ended_ns:
-            end = MarkView(axis.x(change.ended_ns), size.y(change.old), change.state, [ids[id(change)]], "", small=True)
+            end = MarkView(
+                axis.x(change.ended_ns), size.y(change.after), change.state, [ids[id(change)]], "", small=True
+            )
             end.label = f"{change.state} here"
             _put(found, end)
     for mark in found:
@@ -350,7 +359,7 @@ def _marks(axis: Axis, size: Scale, changes: list[Change], ids: dict[int, Id], u
 
 def _put(marks: list[MarkView], mark: MarkView) -> None:
     """Beside the others, or into one that is close and alike."""
-    for other in reversed(marks[-6:]):
+    for other in reversed(marks[-24:]):
         alike = (other.state, other.small) == (mark.state, mark.small)
         if alike and abs(mark.x - other.x) < NEAR and (mark.small or abs(mark.y - other.y) < 25):
             if mark.ids[0] not in other.ids:
