@@ -7,9 +7,10 @@ change becomes of one.
 from __future__ import annotations
 
 import argparse
+import heapq
 import math
 import random
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bus import tape, tunables
@@ -152,6 +153,8 @@ class Story:
         self.change = 40 + seed
         self.breaks: list[tuple[float, str, int]] = []
         """(second, publisher, events lost; 0: it begins anew)"""
+        self.also: Callable[[], Iterator[tuple[int, str, AnyEvent]]] = lambda: iter(())
+        """More that is said, in order of time; made as it is written, where it would not fit in memory."""
         self.pause: tuple[float, float] = (0.0, 0.0)
         """When nobody records; then other processes do."""
 
@@ -312,7 +315,7 @@ class Story:
         breaks = sorted(self.breaks, reverse=True)
         pause_ns, again_ns = map(self.at, self.pause)
         end_ns = self.at(segment_s)
-        for t_ns, publisher, event in self.said:
+        for t_ns, publisher, event in heapq.merge(self.said, self.also(), key=lambda said: said[0]):
             while asked and asked[-1][0] <= t_ns:
                 writer.ask(asked.pop()[1])
             while breaks and self.at(breaks[-1][0]) <= t_ns:
