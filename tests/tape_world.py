@@ -93,6 +93,7 @@ class Live:
         self.folded = 0
         self.lanes: dict[str, Numbering] = {}
         self.now_ns = BEGIN_NS
+        self.probes: dict[str, Probe] = {}
         self.wishes: list[tuple[int, bytes]] = []
         module = place(name)
         self._session = Session(name, module, revision(module), self.config, tunables.table().values())
@@ -102,7 +103,7 @@ class Live:
 
     def head(self, number: int) -> Head:
         heard = {name: (lane.epoch_ns, lane.next) for name, lane in self.lanes.items()}
-        head = self._session.head(number, Memory(self.folded, heard, *self.decider.remember()), [])
+        head = self._session.head(number, Memory(self.folded, heard, *self.decider.remember()), self.probes.values())
         changes = {"host": HOST, "tai_offset_s": TAI_OFFSET_S, "tai_ns": TAI_NS + self.now_ns - BEGIN_NS, **self._head}
         return msgspec.structs.replace(head, t_ns=self.now_ns, **changes)
 
@@ -117,6 +118,8 @@ class Live:
             for event, wishes in decide(events, [self.decider]):
                 self.folded += 1
                 self.now_ns = max(self.now_ns, event.t_ns)
+                if isinstance(event, Probe):
+                    self.probes[event.name] = event
                 for wish in wishes:
                     self.recorder.asked(self.folded, wish)
                     self.wishes.append((self.folded, encode(wish)))

@@ -26,6 +26,7 @@ FIELDS: dict[tuple[str, str], How] = {
     ("SysctlWrite", "name"): "sysctl",
     ("SysctlWrite", "old"): "value",
     ("SysctlWrite", "new"): "value",
+    ("Drops", "reason"): "keep",
     ("Counters", "source"): "keep",
     ("Counters", "values"): "keep",
     ("Value", "tunable"): "keep",
@@ -61,7 +62,7 @@ _PLACES = re.compile(
 PEOPLE = (
     # actuators.foreign and actuators.orders name a program and an operator so.
     re.compile(r"(?P<name>\S+) \(pid \d+, uid \d+(?:, (?P<unit>[^)]+))?\)"),
-    re.compile(r"\b(?:held|confirmed|reverted|rolled back|released) by (?P<name>\S+)"),
+    re.compile(r"\b(?:held|confirmed|reverted|rolled back|released) by (?P<name>[\w.@+-]*\w)"),
     re.compile(r"/(?:home|Users)/(?P<name>[^/\s:]+)"),
 )
 

@@ -58,7 +58,7 @@ def _from(strand: Sequence[Segment], since_ns: int | None, trouble: Trouble) -> 
         head = strand[0].head
         trouble.damage(Damage(str(strand[0].path), f"the memory of {head.decider} is nowhere known: it cannot be cut"))
         return ()
-    before = [number for number in known if since_ns is not None and _begin_ns(strand[number]) <= since_ns]
+    before = [number for number in known if since_ns is not None and _begin_ns(strand[number]) < since_ns]
     return strand[before[-1] if before else known[0] :]
 
 

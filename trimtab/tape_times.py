@@ -34,7 +34,7 @@ def window(span: Span, strands: Sequence[Sequence[Segment]], trouble: Trouble) -
         return max((last_ns(strand, trouble) for strand in strands), default=0)
 
     since, until = (_moment(word, name, first_ns, end_ns) for word, name in zip(span, ("--from", "--to"), strict=True))
-    if since is not None and until is not None and since >= until:
+    if strands and since is not None and until is not None and since >= until:
         raise click.BadParameter(f"{span[1]!r} is not after --from {span[0]!r}", param_hint="--to")
     return Window(since, until)
 

@@ -153,7 +153,7 @@ def dump(paths: Iterable[Path], span: Span, only: str | None, as_json: bool) -> 
     wanted = _topics(only)
     trouble = Trouble()
     paths = list(paths)
-    limits = window(span, strands(paths, trouble), trouble) if any(span) else Window(None, None)
+    limits = window(span, strands(paths, trouble), trouble) if span != (None, None) else Window(None, None)
     write = _json if as_json else _text
     for tai, item in in_order(paths, trouble):
         if type(item.message).__name__ in wanted and _within(limits, item):
