@@ -42,7 +42,7 @@ def replay(tapes: tuple[Path, ...], policy: Path | None, code: Path | None, jobs
 
 @click.command()
 @click.argument("tapes", metavar="TAPE...", type=TAPE, nargs=-1, required=True)
-@out
+@click.option("-o", "--output", type=FILE, required=True, metavar="FILE", help="The page; replaces one that is there.")
 def report(tapes: tuple[Path, ...], output: Path) -> int:
     """Draw recordings as one page.
 
