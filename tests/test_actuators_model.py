@@ -391,6 +391,12 @@ class Actuator(RuleBasedStateMachine):
         self.look()
         self.end_trials(DECIDERS if GUARD in lapsed else lapsed)
 
+    @precondition(lambda self: self.on_trial())
+    @rule(who=st.sampled_from(DECIDERS))
+    def one_falls_silent(self, who: str) -> None:
+        self.time_passes(13.1, set())
+        self.time_passes(31.0, {who})
+
     @rule()
     def a_quiet_moment(self) -> None:
         self.world.modes.tend()
