@@ -12,6 +12,11 @@ from typing import Any
 
 import msgspec
 
+from trimtab.compare_view import SCHEMA
+
+
+PACKAGES = ("trimtab", "deciders")
+
 
 class CheckoutError(OSError):
     """What a directory holds is no trimtab that can compare."""
@@ -20,7 +25,8 @@ class CheckoutError(OSError):
 def compare(code: Path, tapes: Sequence[Path], policy: Path | None, count: int | None) -> dict[str, Any]:
     """The document of `trimtab replay --policy --json` there. Without a policy only its `recorded` side means anything.
     CheckoutError where it cannot be had."""
-    if not (code / "trimtab/__main__.py").is_file():
+    # A package without __init__.py would come after ours.
+    if not all((code / package / "__init__.py").is_file() for package in PACKAGES):
         raise CheckoutError(f"{code}: no checkout of trimtab")
     with tempfile.NamedTemporaryFile(suffix=".json") as empty:
         Path(empty.name).write_text("{}")
@@ -36,8 +42,6 @@ def compare(code: Path, tapes: Sequence[Path], policy: Path | None, count: int |
         document = msgspec.json.decode(ran.stdout, type=dict[str, Any])
     except msgspec.DecodeError:
         document = {}
-    from trimtab.compare_view import SCHEMA
-
     if document.get("schema") != SCHEMA:
         said = ran.stderr.strip().splitlines() or [f"it ended with exit code {ran.returncode}"]
         raise CheckoutError(f"{code}: its trimtab cannot compare these tapes: {said[-1]}")
