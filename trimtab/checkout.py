@@ -14,7 +14,6 @@ import msgspec
 
 from trimtab.compare_view import SCHEMA
 
-
 PACKAGES = ("trimtab", "deciders")
 
 
