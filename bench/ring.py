@@ -124,7 +124,7 @@ class Lane:
         self.lost_fd = libbpf.map_create(BPF_MAP_TYPE_ARRAY, "lost", 8, 1, BPF_F_MMAPABLE)
         self.ring = Ring(self.fd, ring_bytes, PROBE.record)
         self.drops = Drops(self.lost_fd, 1)
-        self._make = maker(PROBE)
+        self._make = maker(PROBE, {})
 
     def read(self) -> list[AnyEvent]:
         """What is there, as collector-bpf makes it."""

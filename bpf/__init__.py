@@ -51,6 +51,16 @@ BITS = 0
 ANY = -1
 
 
+class Names(NamedTuple):
+    """The enumeration whose names stand for the numbers in a field of the record."""
+
+    enumeration: str
+    prefix: str
+    """Left out."""
+    field: int
+    """Which field of the record, from 0."""
+
+
 class Probe(NamedTuple):
     """One probe: a source, the roads to try in this order, its own ring."""
 
@@ -69,6 +79,8 @@ class Probe(NamedTuple):
     summary: str
     without: str
     """What is lost when it cannot be attached."""
+    names: Names | None = None
+    """Where a number in the record is one of an enumeration of the kernel's, which differ from release to release."""
 
 
 _NETNS = (
@@ -161,6 +173,28 @@ PROBES: tuple[Probe, ...] = (
         ring_bytes=64 * 1024,
         summary="neighbour tables that fill up, at the entry that fills them",
         without="a neighbour table is seen only when it is polled, so a burst of neighbours can be refused before",
+    ),
+    Probe(
+        name="drops",
+        sources=("drops.c",),
+        roads=(
+            Road("raw_tracepoint", "kfree_skb", "drops_to_socket"),
+            Road("raw_tracepoint", "kfree_skb", "drops_raw"),
+        ),
+        fields=(
+            *_NETNS,
+            Field("SKB_SK", "sk_buff", "sk", 8),
+            Field("SKB_DEV", "sk_buff", "dev", 8),
+            Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
+            Field("DEV_NET", "net_device", "nd_net.net", 8),
+            Field("DEV_IFINDEX", "net_device", "ifindex", 4, essential=False),
+        ),
+        topic="Drops",
+        record=struct.Struct("=6Q"),
+        ring_bytes=64 * 1024,
+        summary="packets that the kernel drops, by namespace, device and reason",
+        without="what is dropped, and why, is known only as far as the counters under /proc tell",
+        names=Names("skb_drop_reason", "SKB_DROP_REASON_", 4),
     ),
     Probe(
         name="sysctl_write",

@@ -175,6 +175,15 @@ class Btf:
             raise UnavailableError(f"no function {name} in BTF")
         return found
 
+    def names(self, enumeration: str) -> dict[int, str]:
+        """An enumeration's names by their numbers."""
+        found = self._lib.btf__find_by_name_kind(self._handle, enumeration.encode(), BTF_ENUM)
+        if found < 0:
+            raise UnavailableError(f"no enum {enumeration} in BTF")
+        _, count, _, address = self._type(found)
+        raw = struct.iter_unpack("Ii", ctypes.string_at(address, 8 * count))
+        return {number: self._lib.btf__name_by_offset(self._handle, name).decode() for name, number in raw}
+
     def place(self, field: Field) -> Place:
         """Where a field is. UnavailableError when it is not there, or not of the size that our code reads."""
         what = f"struct {field.of}.{field.path}"

@@ -153,6 +153,21 @@ class SysctlWrite(Event, frozen=True):
     new: Text
 
 
+class Drops(Event, frozen=True):
+    """Packets that the kernel dropped in one namespace, at one device, for one reason: told at the first one, then at
+    most every 100 ms while it goes on."""
+
+    netns: Count
+    """0: known to belong to no namespace."""
+    netns_ino: Count
+    ifindex: Count
+    """0 where a socket dropped it."""
+    reason: Name
+    """As the kernel names it (enum skb_drop_reason, without its prefix): SOCKET_RCVBUFF, CPU_BACKLOG, ..."""
+    dropped: Count
+    """Since the probe was loaded."""
+
+
 class NeighTable(Event, frozen=True):
     """Level state of one neighbour table of the host (family 2: ARP, 10: ND), from netlink."""
 
@@ -255,6 +270,7 @@ AnyEvent = (
     | TcpSndBuf
     | NeighEntries
     | SysctlWrite
+    | Drops
     | NeighTable
     | Attached
     | Counters

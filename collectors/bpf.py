@@ -46,11 +46,19 @@ def sysctl_write(*row: Any) -> schema.SysctlWrite:
     return schema.SysctlWrite(t_ns, netns, netns_ino, pid, uid, word(comm), word(name), value(old), value(new))
 
 
-def maker(probe: Probe) -> Callable[..., AnyEvent]:
+def maker(probe: Probe, names: dict[int, str]) -> Callable[..., AnyEvent]:
     """What makes an event of one of the probe's records."""
     if probe.topic == "SysctlWrite":
         return sysctl_write
-    return cast("Callable[..., AnyEvent]", schema.TOPICS[probe.topic])
+    topic = cast("Callable[..., AnyEvent]", schema.TOPICS[probe.topic])
+    if not probe.names:
+        return topic
+    at = probe.names.field
+
+    def named(*row: Any) -> AnyEvent:
+        return topic(*row[:at], names.get(row[at], str(row[at])), *row[at + 1 :])
+
+    return named
 
 
 class Attached:
@@ -64,7 +72,7 @@ class Attached:
             for probe in PROBES:
                 row = handed.rows[probe.name]
                 if row.road:
-                    self._rings[row.ring] = Ring(row.ring, probe.ring_bytes, probe.record), maker(probe)
+                    self._rings[row.ring] = Ring(row.ring, probe.ring_bytes, probe.record), maker(probe, row.names)
             if self._rings:
                 self._drops = Drops(handed.drops, len(PROBES))
         except OSError as error:

@@ -4,8 +4,9 @@
                                            "ring": 0, "link": 1}, ...]}
 
 `ring`, `link` and `drops` are places among the descriptors sent along; a probe that is off has an empty road and
-neither, with a reason. Only root and our own user are listened to. Whatever else arrives is one HandOffError, and no
-descriptor is left open.
+neither, with a reason. A probe whose records hold a number of one of the kernel's enumerations adds its names, as
+`"names": {"6": "SOCKET_RCVBUFF"}`. Only root and our own user are listened to. Whatever else arrives is one
+HandOffError, and no descriptor is left open.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Literal
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from bpf import PROBES
 from bus.schema import Name, Text
@@ -40,6 +42,8 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     reason: Text
     ring: int = -1
     link: int = -1
+    names: dict[int, Name] = {}
+    """What the numbers of the row's enumeration are called in this kernel."""
 
 
 class _Packet(Struct, frozen=True, forbid_unknown_fields=True):
@@ -123,10 +127,7 @@ def _handed(raw: bytes, fds: list[int]) -> Handed:
         raise HandOffError(f"the loader's packet is malformed: {error}") from None
     _check(packet, fds)
     return Handed(
-        {
-            row.name: Row(row.name, row.road, row.reason, fds[row.ring], fds[row.link]) if row.road else row
-            for row in packet.probes
-        },
+        {row.name: replace(row, ring=fds[row.ring], link=fds[row.link]) if row.road else row for row in packet.probes},
         fds[packet.drops] if fds else -1,
     )
 

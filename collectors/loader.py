@@ -67,6 +67,8 @@ class Loader:
         self.taken: dict[str, Taken] = {}
         self.rings: dict[str, int] = {}
         self.drops = -1
+        self.names: dict[str, dict[int, str]] = {}
+        """Of each probe whose row wants them."""
 
     def run(self) -> None:
         """Try every probe. What fails is told in `taken`, never raised."""
@@ -93,6 +95,11 @@ class Loader:
     def _prepare(self, probe: Probe) -> Ready | None:
         try:
             flags, missing = self._places(probe)
+            if probe.names and self._btf:
+                found = self._btf.names(probe.names.enumeration)
+                self.names[probe.name] = {
+                    number: name.removeprefix(probe.names.prefix) for number, name in found.items()
+                }
             ring = self._libbpf.map_create(BPF_MAP_TYPE_RINGBUF, probe.name[:15], 0, probe.ring_bytes)
         except (UnavailableError, OSError) as error:
             self.taken[probe.name] = Taken("", self.explain(error))
@@ -235,6 +242,7 @@ def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:
         if loader and taken.road:
             row |= {"ring": len(descriptors), "link": len(descriptors) + 1}
             descriptors += [loader.rings[probe.name], taken.link]
+            row |= {"names": loader.names[probe.name]} if probe.names else {}
         rows.append(row)
     head: dict[str, Any] = {"version": VERSION, "probes": rows}
     if descriptors and loader:

@@ -198,6 +198,7 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "tcp_rcvbuf": ("raw tracepoint, typed", ""),
         "tcp_sndbuf": ("raw tracepoint, typed", ""),
         "neigh_create": ("raw tracepoint", ""),
+        "drops": ("raw tracepoint", ""),
         "sysctl_write": ("cgroup", ""),
     }
 
@@ -506,6 +507,74 @@ def test_a_neighbour_table_is_told_as_it_fills_and_when_it_refuses(watch: Watch,
     assert refusals[0] > 0
     assert events[-1].refused - events[0].refused >= refusals[0] - 1
     assert all(later.t_ns - sooner.t_ns >= 1_000_000 for sooner, later in pairwise(events))
+
+
+# --- drops -----------------------------------------------------------------------------------------------------------
+
+
+def flood(receive_bytes: int, packets: int) -> int:
+    """More datagrams than a socket with so little room takes. Returns how many it did."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sender:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        receiver.bind(("127.0.0.1", 0))
+        for _ in range(packets):
+            sender.sendto(b"x" * 1000, receiver.getsockname())
+        receiver.setblocking(False)
+        taken = 0
+        with contextlib.suppress(BlockingIOError):
+            while receiver.recv(2000):
+                taken += 1
+        return taken
+
+
+def drops(watch: Watch, netns: NetNs, reason: str) -> list[schema.Drops]:
+    return [event for event in watch.events(schema.Drops, netns.cookie) if event.reason == reason]
+
+
+def test_the_first_packet_that_is_dropped_is_told_with_the_kernels_reason_and_where(
+    either: Watch, raw: Watch, lab: Lab
+) -> None:
+    netns, other = lab.netns(), lab.netns()
+    taken = netns.run(flood, 2304, 200)
+    either.wait(lambda: bool(drops(either, netns, "SOCKET_RCVBUFF")))
+    first = drops(either, netns, "SOCKET_RCVBUFF")[0]
+    assert (first.dropped, first.netns_ino) == (1, netns.inode)
+    # A kernel that does not say which socket dropped it leaves the device, here lo.
+    assert first.ifindex == (either is raw)
+    assert 0 < taken < 200
+    assert not either.events(schema.Drops, other.cookie)
+
+
+def test_drops_that_go_on_are_told_ten_times_a_second_with_how_many_there_were(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+    dropped = 0
+    until_s = time.monotonic() + 1.0
+    while time.monotonic() < until_s:
+        dropped += 100 - netns.run(flood, 2304, 100)
+        either.collect(0.0)
+    either.drain(0.2)
+    told = drops(either, netns, "SOCKET_RCVBUFF")
+    assert 5 <= len(told) <= 12
+    assert 100 < told[-1].dropped <= dropped
+    assert all(later.dropped > before.dropped for before, later in pairwise(told))
+
+
+def test_each_reason_is_counted_apart(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+
+    def to_nobody() -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(3):
+                with contextlib.suppress(ConnectionRefusedError):
+                    sender.sendto(b"x", ("127.0.0.1", 9))
+
+    netns.run(to_nobody)
+    netns.run(flood, 2304, 50)
+    either.wait(lambda: bool(drops(either, netns, "SOCKET_RCVBUFF")))
+    assert drops(either, netns, "NO_SOCKET")[0].dropped == 1
+
+
+# --- writes of sysctls ---------------------------------------------------------------------------------------------
 
 
 def test_a_write_is_told_with_who_wrote_what_over_what(watch: Watch, lab: Lab) -> None:

@@ -154,7 +154,7 @@ def test_whatever_the_bytes_of_a_name_or_a_value_they_are_fit_to_be_shown_and_se
 @pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
 def test_every_record_becomes_an_event_that_passes_the_strict_decoder(probe: bpf.Probe) -> None:
     for byte in (b"\x00", b"\x01"):
-        event = bpf.maker(probe)(*probe.record.unpack(byte * probe.record.size))
+        event = bpf.maker(probe, {})(*probe.record.unpack(byte * probe.record.size))
         assert type(event).__name__ == probe.topic
         assert decode(Batch, encode(Batch(1, "collector-bpf", 1, 0, [event]))).events == [event]
         assert event.t_ns == int.from_bytes(byte * 8, "little")

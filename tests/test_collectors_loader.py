@@ -92,6 +92,7 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "tcp_rcvbuf": "raw tracepoint, typed",
         "tcp_sndbuf": "raw tracepoint, typed",
         "neigh_create": "raw tracepoint",
+        "drops": "raw tracepoint",
         "sysctl_write": "cgroup",
     }
     assert not any(row["reason"] for row in rows.values())
