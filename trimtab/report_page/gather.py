@@ -5,14 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Literal
 
-import msgspec
+import msgpack  # type: ignore[import-untyped]
 from msgspec import Struct
 
 from bus import tape_reader
-from bus.codec import CodecError, decode_request
-from bus.schema import AnyEvent, Beat, Gap, Name
+from bus.codec import CodecError, decode, decode_request
+from bus.schema import VERSION, Batch, Beat, Gap
 from bus.tape import ASKED, End, Head, TapeError
 from bus.tape_reader import ALL, Block, Damage
 from trimtab.report_page.host import Host
@@ -23,24 +22,34 @@ PAUSE_NS = 12_000_000_000
 """Events come each second, and are on the tape within some more: where none are for so long, nothing was recorded."""
 
 
-class _Peek(Struct, array_like=True):
-    """A batch whose events nobody has looked at."""
+LEAD_BYTES = 192
+"""What stands before a batch's events is shorter."""
 
-    version: Literal[1]
-    publisher: Name
+
+class Lead(Struct, gc=False):
+    """What stands before the events of a batch."""
+
+    publisher: str
     epoch_ns: int
     number: int
-    events: list[msgspec.Raw]
+    count: int
+    """Of the events."""
 
 
-class _Dated(Struct, array_like=True):
-    """Any event's beginning."""
-
-    topic: str
-    t_ns: int
-
-
-_peek = msgspec.msgpack.Decoder(_Peek)
+def lead(raw: bytes) -> Lead:
+    """Without a look at the events: most have been seen on another decider's tape. TapeError for no batch of ours."""
+    unpacker = msgpack.Unpacker(max_str_len=LEAD_BYTES, max_buffer_size=LEAD_BYTES)
+    unpacker.feed(raw[:LEAD_BYTES])
+    try:
+        fields = unpacker.read_array_header()
+        version, publisher, epoch_ns, number = (unpacker.unpack() for _ in range(4))
+        count = unpacker.read_array_header()
+    except (ValueError, msgpack.exceptions.UnpackException) as error:
+        raise TapeError(f"not a batch: {error}") from None
+    # bool is an int, too.
+    if fields != 5 or version != VERSION or type(publisher) is not str or {type(epoch_ns), type(number)} != {int}:
+        raise TapeError(f"not a batch of version {VERSION}")
+    return Lead(publisher, epoch_ns, number, count)
 
 
 class Reel:
@@ -53,8 +62,8 @@ class Reel:
         """From CLOCK_MONOTONIC to TAI."""
         self.lanes = tape_reader.lanes(head)
         self.last_ns = head.t_ns
-        self.heard: dict[str, msgspec.Raw] = {}
-        """The last event of each publisher, as it came."""
+        self.heard: dict[str, bytes] = {}
+        """The last batch of each publisher, as it came."""
 
     def play(self, block: Block) -> None:
         """Hand what is in it to the host. TapeError for what is none of ours."""
@@ -74,41 +83,37 @@ class Reel:
             self.host.ledger.asked(request.t_ns + self.shift_ns, self.head.decider, request)
 
     def _batch(self, raw: bytes) -> None:
-        try:
-            batch = _peek.decode(raw)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            raise TapeError(f"not a batch: {error}") from None
-        if not batch.events:
+        batch = lead(raw)
+        if not batch.count:
             return
         known = self.host.known(self.head.host.boot_id, batch.publisher, batch.epoch_ns)
         again = known.holds(batch.number)
-        heard, self.heard[batch.publisher] = self.heard.get(batch.publisher), batch.events[-1]
+        heard, self.heard[batch.publisher] = self.heard.get(batch.publisher), raw
         if again and self._steady(batch):
             return
         for event in tape_reader.events(self.lanes, raw):
             if abs(event.t_ns - self.head.t_ns) > FAR_NS:
                 self.host.astray += 1
-            elif not again or isinstance(event, Gap):
-                self._event(event, heard)
-        known.add(batch.number, batch.number + len(batch.events))
+            elif isinstance(event, Gap):
+                self._gap(event, heard)
+            elif not again:
+                self.host.take(event, event.t_ns + self.shift_ns)
+                self.last_ns = max(self.last_ns, event.t_ns)
+        known.add(batch.number, batch.number + batch.count)
 
-    def _steady(self, batch: _Peek) -> bool:
+    def _steady(self, batch: Lead) -> bool:
         """Whether the batch goes on where this lane was; then it is counted unseen."""
         lane = self.lanes.get(batch.publisher)
         if lane is None or (lane.epoch_ns, lane.next) != (batch.epoch_ns, batch.number):
             return False
-        lane.next += len(batch.events)
+        lane.next += batch.count
         return True
 
-    def _event(self, event: AnyEvent, heard: msgspec.Raw | None) -> None:
-        """heard: the last event of its publisher before."""
-        t_ns = event.t_ns + self.shift_ns
-        if isinstance(event, Gap):
-            before_ns = msgspec.msgpack.decode(heard, type=_Dated).t_ns + self.shift_ns if heard else t_ns
-            self.host.gap(min(before_ns, t_ns), t_ns, self.head.decider, event)
-        else:
-            self.host.take(event, t_ns)
-        self.last_ns = max(self.last_ns, event.t_ns)
+    def _gap(self, event: Gap, heard: bytes | None) -> None:
+        """heard: the batch before, of the same publisher."""
+        before_ns = decode(Batch, heard).events[-1].t_ns if heard else event.t_ns
+        from_ns = min(before_ns, event.t_ns) + self.shift_ns
+        self.host.gap(from_ns, event.t_ns + self.shift_ns, self.head.decider, event)
 
 
 class Gathered(Struct):

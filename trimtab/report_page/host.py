@@ -32,6 +32,8 @@ from trimtab.report_page.series import Series, Spans, Steps
 SERIES_MAX = 400
 LINES_MAX = 2000
 MARKS_MAX = 300
+FORGOTTEN_NS = 60_000_000_000
+"""Totals that are further apart tell no rate."""
 THRESHOLDS = ("gc_thresh1", "gc_thresh2", "gc_thresh3")
 Key = tuple[str, int]
 """A tunable or a measure, and the namespace it is of; 0: the host."""
@@ -54,6 +56,16 @@ class Line(Struct):
     low: int | None = None
     high: int | None = None
     held: bool = False
+
+
+class _Meter(Struct, gc=False):
+    """The last totals of a signal somewhere."""
+
+    measure: str
+    where: int
+    t_ns: int = 0
+    part: float = 0.0
+    of: float = 0.0
 
 
 class Host:
@@ -82,8 +94,9 @@ class Host:
         self._known: dict[tuple[str, str, int], Spans] = {}
         self._sessions: dict[str, str] = {}
         self._flows = Flows()
-        self._totals: dict[tuple[int, int], tuple[int, float, float]] = {}
+        self._meters: dict[tuple[int, int], _Meter] = {}
         self._own = 0
+        self._pages = 0
         self._take: dict[type[Any], Callable[[Any, int], None]] = {
             Counters: self._reading,
             NeighTable: self._table,
@@ -203,8 +216,6 @@ class Host:
     def _facts(self, event: Facts, t_ns: int) -> None:
         self._pages = event.mem_bytes // max(1, event.page_bytes)
 
-    _pages = 0
-
     def _entries(self, event: NeighEntries, t_ns: int) -> None:
         self._add(f"entries_{event.family}", 0, t_ns, event.entries)
 
@@ -246,15 +257,17 @@ class Host:
         if found is None:
             return
         part, of = found
+        meter = self._meters.get((number, where))
+        if meter is None:
+            meter = self._meters[number, where] = _Meter(f"signal_{number}", where)
         if signal.grows:
-            before = self._totals.get((number, where))
-            self._totals[number, where] = (t_ns, part, of)
+            passed_ns, part, of = t_ns - meter.t_ns, part - meter.part, of - meter.of
+            meter.t_ns, meter.part, meter.of = t_ns, found[0], found[1]
             # Out of order, begun anew, or after a stretch of which nothing is known: no rate.
-            if before is None or not 0 < t_ns - before[0] < 60_000_000_000 or part < before[1]:
+            if not 0 < passed_ns < FORGOTTEN_NS or part < 0:
                 return
-            part, of = part - before[1], of - before[2]
         if of > 0:
-            self._add(f"signal_{number}", where, t_ns, part, of)
+            self._add(meter.measure, where, t_ns, part, of)
 
     def bounds(self, tunable: str, line: Line) -> tuple[int, int] | None:
         """The bounds in force, from the actuator's word or from the row."""
