@@ -103,10 +103,10 @@ def main() -> int:
         subprocess.run([sys.executable, "-c", MEASURED, peak_file, "report", folder, "-o", page], check=True)
         took = time.monotonic() - start
         peak_kib, cpu_s = map(float, peak_file.read_text().split())
-        print(
-            f"report: {took:.1f} s ({cpu_s:.1f} s of processor time), {peak_kib / 1024:.0f} MiB at most, page {page.stat().st_size / 1e6:.2f} MB"
-        )
-        met = took < BUDGET_S and page.stat().st_size < BUDGET_BYTES
+        size = page.stat().st_size
+        used = f"{cpu_s:.1f} s of processor time, {peak_kib / 1024:.0f} MiB at most"
+        print(f"report: {took:.1f} s, {used}, page {size / 1e6:.2f} MB")
+        met = took < BUDGET_S and size < BUDGET_BYTES
     print(f"budget {BUDGET_S:g} s, {BUDGET_BYTES / 1e6:g} MB: {'met' if met else 'missed'}")
     return 0 if met else 1
 
