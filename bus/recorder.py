@@ -24,6 +24,7 @@ from bus.tape import (
     ASKED,
     BATCH,
     BLOCK_BYTES,
+    LEVEL,
     SUFFIX,
     End,
     Head,
@@ -33,7 +34,7 @@ from bus.tape import (
     asked_at,
     opening,
     pack,
-    record,
+    record_parts,
 )
 from bus.tape import encode as encoded
 from bus.tunables import Tunable
@@ -105,13 +106,14 @@ class Recorder:
 
     def batch(self, raw: bytes) -> None:
         """A batch that has come."""
-        self._gathered.append(record(BATCH, raw))
+        # Joined once, when it is written.
+        self._gathered += record_parts(BATCH, raw)
         self._size += len(raw)
 
     def asked(self, events: int, request: Request) -> None:
         """A wish that goes out, after so many events."""
-        raw = record(ASKED, asked_at(events), encode(request))
-        self._gathered.append(raw)
+        raw = encode(request)
+        self._gathered += record_parts(ASKED, asked_at(events), raw)
         self._size += len(raw)
         self._patience_ns = ASKED_FLUSH_NS
 
@@ -166,7 +168,7 @@ class Recorder:
         block = b"".join(self._gathered)
         self._clear(t_ns)
         if block:
-            self._write(pack("block", block))
+            self._write(pack("block", block, level=LEVEL))
 
     def _shut(self, t_ns: int, events: int, why: str) -> None:
         self._write(pack("end", encoded(End(t_ns=t_ns, events=events, why=why))))

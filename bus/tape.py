@@ -28,14 +28,14 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import zstandard
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from bus.config import Config
-from bus.schema import Probe
+from bus.schema import Count, Probe
 from bus.tunables import Tunable
 
 MAGIC = "trimtab-tape"
@@ -78,7 +78,7 @@ class Machine(Struct, frozen=True):
 class Memory(Struct, frozen=True):
     """A decider at one moment: enough to go on from there."""
 
-    events: int
+    events: Count
     """Folded so far, since the process began."""
     lanes: dict[str, tuple[int, int]]
     """Publisher -> when it began, and its next number (see bus.numbering)."""
@@ -99,13 +99,13 @@ class Head(Struct, frozen=True, kw_only=True):
     """Revision of the code: a digest over what decides (see deciders.revision)."""
     session: str
     """Names this run of the process, among all of all hosts."""
-    number: int
+    number: Count
     """Of the segment in its session."""
-    t_ns: int
+    t_ns: Count
     """CLOCK_MONOTONIC, ..."""
-    tai_ns: int
+    tai_ns: Count
     """... and CLOCK_TAI at the same moment."""
-    tai_offset_s: int
+    tai_offset_s: Annotated[int, Meta(ge=-3600, le=3600)]
     """TAI - UTC as the kernel has it; 0: nobody has set it, and tai_ns is UTC."""
     host: Machine
     config: Config
@@ -119,8 +119,8 @@ class Head(Struct, frozen=True, kw_only=True):
 class End(Struct, frozen=True, kw_only=True):
     """What a segment ends with when it was closed in order."""
 
-    t_ns: int
-    events: int
+    t_ns: Count
+    events: Count
     """Folded by then, since the process began."""
     why: str
     """full, old, stopped, cut"""
@@ -169,7 +169,12 @@ def pack(kind: Kind, payload: bytes, source: int = 0, level: int = LEVEL) -> byt
 
 def record(kind: int, *parts: bytes) -> bytes:
     """One record of a block."""
-    return b"".join((_RECORD.pack(sum(map(len, parts)), kind), *parts))
+    return b"".join(record_parts(kind, *parts))
+
+
+def record_parts(kind: int, *parts: bytes) -> tuple[bytes, ...]:
+    """The same in parts, for who joins many."""
+    return (_RECORD.pack(sum(map(len, parts)), kind), *parts)
 
 
 def asked_at(events: int) -> bytes:
