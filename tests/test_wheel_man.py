@@ -12,6 +12,7 @@ import pytest
 
 from bus.config import Config, Narrow
 from trimtab.cli import cli
+from trimtab.cli_tapes import COMMANDS
 
 PAGE = Path(__file__).resolve().parent.parent / "docs/trimtab.1"
 
@@ -43,9 +44,10 @@ def test_the_page_has_each_option(text: str, name: str, command: click.Command) 
 
 
 @pytest.mark.parametrize(("name", "command"), list(commands(cli)))
-def test_each_command_but_demo_takes_the_directories(name: str, command: click.Command) -> None:
+def test_each_command_about_an_instance_takes_the_directories(name: str, command: click.Command) -> None:
     options = {word for param in command.params for word in param.opts}
-    assert ({"--run-dir", "--state-dir"} <= options) == (name != "demo")
+    others = name == "demo" or name.split()[0] in {about_tapes.name for about_tapes in COMMANDS}
+    assert ({"--run-dir", "--state-dir"} <= options) == (not others)
 
 
 @pytest.mark.parametrize("code", re.findall(r"(\d+) [a-z]", str(cli.epilog)))
