@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -466,6 +467,49 @@ def test_bytes_that_are_no_ask_are_answered_and_the_next_ask_works(start: Start)
     assert actuator.status()["malformed"]["control"] == 5
 
 
+ASKS = st.one_of(
+    st.binary(max_size=300),
+    # Of the right shape, with fields that are not.
+    st.dictionaries(st.sampled_from(["verb", "mode", "change", "netns", "seconds", "more"]),
+                    st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.binary(max_size=20), st.just("explode")),
+                    max_size=4).map(msgspec.msgpack.encode),
+)  # fmt: skip
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raws=st.lists(ASKS, min_size=20, max_size=20))
+def test_any_bytes_on_the_control_lane_are_answered_no(raws: list[bytes], one_actuator: Actuator, web: Netns) -> None:
+    before = one_actuator.status()
+    sock: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.REQ)
+    sock.setsockopt(zmq.LINGER, 0)
+    with contextlib.closing(sock):
+        sock.connect(f"ipc://{roles.control_path(one_actuator.run_dir)}")
+        for raw in raws:
+            sock.send(raw)
+            assert sock.poll(int(DEADLINE_S * 1000))
+            assert not msgspec.msgpack.decode(sock.recv(), type=Answer).ok
+    found = one_actuator.status()
+    assert found["malformed"]["control"] == before["malformed"]["control"] + len(raws)
+    assert {**found, "malformed": 0} == {**before, "malformed": 0}
+    assert (web.read(), web.read(WMEM)) == (LIMIT, LIMIT)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(raws=st.lists(st.binary(min_size=1, max_size=300), min_size=10, max_size=10), greeted=st.booleans())
+def test_any_bytes_below_the_messages_are_survived_on_both_lanes(
+    raws: list[bytes], greeted: bool, one_actuator: Actuator
+) -> None:
+    # ZMTP 3.1's greeting: what comes after it is read as frames of a handshake.
+    greeting = b"\xff" + bytes(8) + b"\x7f\x03\x01NULL" + bytes(16 + 32) if greeted else b""
+    paths = (roles.wish_path(one_actuator.run_dir, "tcp_buffer"), roles.control_path(one_actuator.run_dir))
+    for path, raw in itertools.product(paths, raws):
+        with socket.socket(socket.AF_UNIX) as sock, contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            sock.connect(str(path))
+            sock.sendall(greeting + raw)
+    assert one_actuator.ask("ping").ok
+    assert one_actuator.process.poll() is None
+
+
 def test_an_asker_that_leaves_before_the_answer_stops_nobody(start: Start) -> None:
     actuator = start()
     for _ in range(20):
@@ -506,6 +550,38 @@ def test_evil_wishes_are_refused_each_with_its_kind_and_values_stay(start: Start
     assert Path("/proc/sys/net/ipv4/tcp_rmem").read_text() == initial
     assert history.history(actuator.state_dir) == []
     assert "\x1b" not in actuator.log.read_text()
+
+
+# What is wrong with a wish that is right in all else, any of which is enough to refuse it.
+LIES = st.one_of(
+    st.fixed_dictionaries({"want": st.one_of(st.integers(-(2**63), 65535), st.integers((512 << 20) + 1, 2**64 - 1))}),
+    st.fixed_dictionaries({"want": st.integers(LIMIT + LIMIT // 2 + 1, 512 << 20)}),
+    st.fixed_dictionaries({"believed": st.integers(-(2**63), 2**63).filter(lambda value: value != LIMIT)}),
+    st.fixed_dictionaries({"t_ns": st.one_of(st.integers(0, 10**6), st.integers(2**62, 2**64 - 1))}),
+    st.fixed_dictionaries({"tunable": st.text(max_size=120)}),
+    st.fixed_dictionaries({"netns": st.one_of(st.just(0), st.integers(2**40, 2**64 - 1))}),
+    st.fixed_dictionaries({"why": st.text(min_size=1, max_size=50).map(lambda text: text + "\x1b")}),
+    st.fixed_dictionaries({"evidence": st.dictionaries(st.just("\n"), st.integers(-5, 5), min_size=1)}),
+)
+
+
+@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(lies=st.lists(st.tuples(LIES, st.dictionaries(st.just("netns_ino"), st.integers(0, 2**64 - 1))), min_size=12,
+                     max_size=12))  # fmt: skip
+def test_any_valid_but_evil_wish_is_refused(
+    lies: list[tuple[dict[str, Any], dict[str, Any]]], one_actuator: Actuator, web: Netns
+) -> None:
+    initial = Path("/proc/sys/net/ipv4/tcp_rmem").read_text()
+    before = sum(one_actuator.status()["refused"].values())
+    honest = {"tunable": RMEM, "netns": web.cookie, "netns_ino": web.inode, "believed": LIMIT, "want": 393216}
+    with contextlib.closing(lane(one_actuator)) as sock:
+        for lie, more in lies:
+            fields = {"valid_ns": 10**10, "why": "7 drops", "evidence": {}, **honest, "t_ns": time.monotonic_ns()}
+            sock.send(msgspec.msgpack.encode(Wish(version=1, **{**fields, **more, **lie})))
+        wait_for(lambda: sum(one_actuator.status()["refused"].values()) == before + len(lies))
+    assert (web.read(), web.read(WMEM)) == (LIMIT, LIMIT)
+    assert Path("/proc/sys/net/ipv4/tcp_rmem").read_text() == initial
+    assert history.history(one_actuator.state_dir) == []
 
 
 def test_a_flood_on_one_lane_does_not_keep_another_waiting(start: Start, web: Netns) -> None:
