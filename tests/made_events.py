@@ -9,8 +9,9 @@ from typing import Any
 
 import msgspec
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
-from bus.schema import TOPICS, AnyEvent, Event, Trial
+from bus.schema import AnyEvent, Event, Trial
 from bus.tunables import TUNABLES
 from deciders.signals import SIGNALS
 
@@ -41,9 +42,9 @@ PLACES = {"netns": SMALL, "netns_ino": SMALL, "socket": SMALL, "change": SMALL, 
 @functools.cache
 def topic(kind: type[Event], size: st.SearchStrategy[int] = SIZE) -> st.SearchStrategy[Any]:
     """Any event of this kind; its time is 0 to a few seconds, see `stream`."""
-    fields = {field.name: _field(field.name, field.type, size) for field in msgspec.structs.fields(kind)}
+    found = {field.name: _field(field.name, field.type, size) for field in fields(kind)}
     # Not st.builds(): it looks at the signature again for each example.
-    return st.fixed_dictionaries(fields | {"t_ns": st.just(0)}).map(lambda found: kind(**found))
+    return st.fixed_dictionaries(found | {"t_ns": st.just(0)}).map(lambda values: kind(**values))
 
 
 @functools.cache
@@ -55,9 +56,22 @@ def stream(
     return st.lists(one, max_size=max_size).map(_timed)
 
 
-def every_topic() -> st.SearchStrategy[list[AnyEvent]]:
-    """One event of each topic that there is."""
-    return st.tuples(*(topic(kind) for kind in TOPICS.values())).map(list)
+def sample(kind: type[Event]) -> AnyEvent:
+    """One event of this kind, the same each time, with another value in each field."""
+    values = {field.name: _sample(field.name, field.type, place) for place, field in enumerate(fields(kind), 1)}
+    event: Any = kind(**values)
+    return event
+
+
+def _sample(name: str, kind: Any, place: int) -> Any:
+    bare = typing.get_args(kind)[0] if typing.get_origin(kind) is typing.Annotated else kind
+    if typing.get_origin(bare) is typing.Literal:
+        return typing.get_args(bare)[0]
+    if typing.get_origin(bare) is tuple:
+        return (name, "other")
+    if typing.get_origin(bare) is dict:
+        return {name: place, "other": -1}
+    return {int: place, bool: True, str: name}[bare]
 
 
 def _timed(found: list[tuple[Any, int, int]]) -> list[AnyEvent]:

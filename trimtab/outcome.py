@@ -49,7 +49,8 @@ class Heard(Rerun):
 
 
 class Result:
-    """What came of it. Everywhere: tunable by name; netns by its cookie, None: all of them together."""
+    """What came of it. Everywhere: tunable by name, netns by its cookie. Where none is named, values are those of the
+    namespaces in which the policy had the tunable written; if it had not, of all in which the recording tells it."""
 
     def __init__(self, runs: Sequence[Heard]) -> None:
         self.wishes: list[Asked] = [wish for run in runs for wish in run.wishes]
@@ -109,7 +110,8 @@ class Result:
             raise LookupError(
                 f"the recording tells nothing of {tunable}{where}; of {', '.join(self.tunables) or 'none'}"
             )
-        return found
+        written = [tally for tally in found if tally.changes]
+        return written if written and netns is None else found
 
 
 def _is(tunable: str, netns: int | None) -> Callable[[Spot], bool]:
