@@ -4,8 +4,9 @@
 
 Records a day as a real host makes it: each second a Tick and every file that the collectors read (with as many counters
 as Linux 6.18 has in each), the level state each 5 s, some flows near their limits, changes of every state; by each of
-three deciders, as all record the same events. Then makes the page in a process of its own. The tapes are made in a
-temporary directory. Budget: under 20 s, the page under 5 MB.
+three deciders, as all record the same events. The tapes are made in a temporary directory, and the page in a process of
+its own. Judged by processor time, as machines are shared: on a host with nothing else to do the clock says the same.
+Budget: under 20 s, the page under 5 MB.
 """
 
 from __future__ import annotations
@@ -106,7 +107,7 @@ def main() -> int:
         size = page.stat().st_size
         used = f"{cpu_s:.1f} s of processor time, {peak_kib / 1024:.0f} MiB at most"
         print(f"report: {took:.1f} s, {used}, page {size / 1e6:.2f} MB")
-        met = took < BUDGET_S and size < BUDGET_BYTES
+        met = cpu_s < BUDGET_S and size < BUDGET_BYTES
     print(f"budget {BUDGET_S:g} s, {BUDGET_BYTES / 1e6:g} MB: {'met' if met else 'missed'}")
     return 0 if met else 1
 

@@ -2,6 +2,11 @@
 change becomes of one.
 
     .venv/bin/python tests/report_world.py DIR [--hours 2.17]     writes DIR/HOST/DECIDER/*.tape
+
+and from there docs/report.png is made by:
+
+    .venv/bin/trimtab report DIR -o DIR/report.html
+    chromium --headless --hide-scrollbars --window-size=1280,1000 --screenshot=docs/report.png DIR/report.html
 """
 
 from __future__ import annotations

@@ -248,7 +248,7 @@ def test_the_head_line_says_what_happened(tapes: Path, tmp_path: Path, capsys: p
     said = capsys.readouterr().out
     head = "3 hosts, 1 h: 19 changes, 12 confirmed, 1 reverted, 3 ceded, 1 on trial, 2 gone with a namespace"
     assert said == f"{tmp_path / 'report.html'}: {head}\n"
-    assert f"<h1>{head}</h1>" in (tmp_path / "report.html").read_text()
+    assert f"<title>trimtab: {head}</title>" in (tmp_path / "report.html").read_text()
     assert "asked for and not written: 1 advised, 1 failed, 12 refused" in (tmp_path / "report.html").read_text()
 
 
@@ -283,8 +283,10 @@ def test_what_one_decider_has_lost_another_may_have(tmp_path: Path) -> None:
 
 def test_gaps_restarts_and_pauses_are_shaded(tapes: Path) -> None:
     hosts = hosts_of(tapes)
-    said = {mark.what for mark in hosts["gw-01"].marks}
-    assert said == {"120 events lost", "actuator began anew"}
+    marks = {mark.what: mark for mark in hosts["gw-01"].marks}
+    assert set(marks) == {"120 events lost", "actuator began anew"}
+    assert len(hosts["gw-01"].marks) == 2, "what three deciders have lost alike is drawn once"
+    assert marks["120 events lost"].why == "of collector-netlink, on the way to guard, neigh_table, tcp_buffer"
     said = {mark.what for mark in hosts["db-01"].marks}
     assert {"not recorded", "guard began anew", "tcp_buffer began anew"} <= said
     pause = next(mark for mark in hosts["db-01"].marks if mark.what == "not recorded")

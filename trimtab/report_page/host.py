@@ -32,6 +32,7 @@ from trimtab.report_page.series import Series, Spans, Steps
 SERIES_MAX = 400
 LINES_MAX = 2000
 MARKS_MAX = 300
+ALIKE_NS = 100_000_000
 FORGOTTEN_NS = 60_000_000_000
 """Totals that are further apart tell no rate."""
 THRESHOLDS = ("gc_thresh1", "gc_thresh2", "gc_thresh3")
@@ -95,6 +96,7 @@ class Host:
         self._sessions: dict[str, str] = {}
         self._flows = Flows()
         self._meters: dict[tuple[int, int], _Meter] = {}
+        self._gaps: dict[tuple[str, bool, int, int], tuple[int, int, list[str]]] = {}
         self._own = 0
         self._pages = 0
         self._take: dict[type[Any], Callable[[Any, int], None]] = {
@@ -131,14 +133,22 @@ class Host:
         return self._known.setdefault((boot_id, publisher, epoch_ns), Spans())
 
     def gap(self, from_ns: int, to_ns: int, decider: str, event: Gap) -> None:
-        """Events were lost on the way to a decider."""
-        if event.restarted:
-            self._mark(from_ns, to_ns, f"{event.publisher} began anew", f"{event.lost} events lost to {decider}")
+        """Events were lost on the way to a decider. What several have lost alike is one stretch."""
+        # Each process has measured by itself how far its clock is from TAI.
+        key = (event.publisher, event.restarted, event.lost, to_ns // ALIKE_NS)
+        if key in self._gaps or len(self._gaps) < MARKS_MAX:
+            self._gaps.setdefault(key, (from_ns, to_ns, []))[2].append(decider)
         else:
-            self._mark(from_ns, to_ns, f"{event.lost} events lost", f"of {event.publisher}, on the way to {decider}")
+            self.marks_more += 1
 
     def finish(self, pause_ns: int) -> None:
         """All has been read: changes are settled, and where nothing was recorded is marked."""
+        for (publisher, restarted, lost, _), (from_ns, to_ns, deciders) in self._gaps.items():
+            to = ", ".join(dict.fromkeys(deciders))
+            if restarted:
+                self._mark(from_ns, to_ns, f"{publisher} began anew", f"{lost} of its events were lost to {to}")
+            else:
+                self._mark(from_ns, to_ns, f"{lost} events lost", f"of {publisher}, on the way to {to}")
         spans = self.recorded.all
         for (_, left), (right, _) in pairwise(spans):
             if right - left > pause_ns:
@@ -147,11 +157,8 @@ class Host:
         self.marks.sort(key=lambda mark: mark.from_ns)
 
     def _mark(self, from_ns: int, to_ns: int, what: str, why: str) -> None:
-        mark = Mark(from_ns, to_ns, what, why)
-        if mark in self.marks[-8:]:
-            return
         if len(self.marks) < MARKS_MAX:
-            self.marks.append(mark)
+            self.marks.append(Mark(from_ns, to_ns, what, why))
         else:
             self.marks_more += 1
 

@@ -7,7 +7,7 @@ from bisect import bisect_right
 from msgspec import Struct
 
 BINS_MAX = 600
-BIN_NS = 1_000_000_000
+BIN_NS = 100_000_000
 STEPS_MAX = 20_000
 
 

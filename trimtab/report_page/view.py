@@ -19,7 +19,7 @@ CARDS_MAX = 12
 ROWS_MAX = 1000
 NEAR = 14.0
 """Changes of one state that lie so close on the axis (of plot.WIDE) share a mark."""
-QUIET = 0.5
+STEADY = 0.5
 """A signal that moves by no more than this share of its guard's margin is told in words alone."""
 Id = int
 
@@ -81,7 +81,7 @@ class Card(Struct):
     where: str
     summary: str
     panels: list[Panel]
-    quiet: list[str]
+    steady: list[str]
 
 
 class Shade(Struct):
@@ -233,17 +233,17 @@ def _card(host: Host, axis: Axis, key: tuple[str, int], changes: list[Change], i
         for name in row.above
         if (found := host.series.get((name, netns))) and found.bins
     ]
-    quiet: list[str] = []
+    steady: list[str] = []
     for name, number in _guards(host, [tunable for tunable, _ in keys]):
         found = _of(host, name, number, netns, keys[0][0])
         if found is None:
             continue
-        if _is_quiet(found, number):
-            quiet.append(f"{MEASURES[name].title} {_least(found, SIGNALS[number].unit)}")
+        if _is_steady(found, number):
+            steady.append(f"{MEASURES[name].title} {_least(found, SIGNALS[number].unit)}")
         else:
             panels.append(_measured(host, axis, MEASURES[name], found, SIGNALS[number].absolute))
     panels.append(_tunables(host, axis, row, keys, changes, ids))
-    return Card(row.title, story.where(host, netns), story.summary(changes), panels, list(dict.fromkeys(quiet)))
+    return Card(row.title, story.where(host, netns), story.summary(changes), panels, list(dict.fromkeys(steady)))
 
 
 def _guards(host: Host, tunables: Iterable[str]) -> list[tuple[str, int]]:
@@ -259,10 +259,10 @@ def _of(host: Host, name: str, number: int, netns: int, tunable: str) -> Series 
     return found if found and found.bins else None
 
 
-def _is_quiet(series: Series, number: int) -> bool:
+def _is_steady(series: Series, number: int) -> bool:
     least = min(one.low for one in series.bins.values())
     most = max(one.high for one in series.bins.values())
-    return most - least <= QUIET * SIGNALS[number].absolute
+    return most - least <= STEADY * SIGNALS[number].absolute
 
 
 def _least(series: Series, unit: str) -> str:
