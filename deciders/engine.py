@@ -76,10 +76,15 @@ class Decider:
 
     def remember(self) -> tuple[bytes, bytes]:
         """The state, and what was asked for lately, as bytes to go on from. No state (b"") where it is none that
-        msgspec can write and read: Structs, dataclasses, and what they may hold."""
+        msgspec can write and read again as it was: Structs, dataclasses, and what they may hold."""
         try:
             state = msgspec.msgpack.encode(self.state)
-        except (TypeError, OverflowError):
+            again = msgspec.msgpack.decode(state, type=type(self.state))
+        # What third parties' states may hold: objects, numbers of 65 bits, halves of characters, themselves.
+        except (TypeError, ValueError, OverflowError, RecursionError, AttributeError):
+            return b"", b""
+        # A tuple in a plain dict comes back as a list. Not a number is not equal to itself, but reads the same.
+        if again != self.state and repr(again) != repr(self.state):
             return b"", b""
         return state, msgspec.msgpack.encode(self._sent)
 

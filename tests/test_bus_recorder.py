@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -245,6 +246,32 @@ def test_a_state_that_is_too_large_stops_the_tape_and_not_the_decider(tmp_path: 
     live.feed(batches(2))
     assert "is more than fits a frame" in live.recorder.trouble
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "state", [object(), {"far": 2**70}, {"half": "\ud800"}, {"pair": (1, 2)}, {1: {"x"}}, [[]]], ids=str
+)
+def test_a_state_that_does_not_come_back_as_it_was_is_not_kept(tmp_path: Path, state: Any) -> None:
+    if state == [[]]:
+        state[0].append(state)
+    live = Live(tmp_path)
+    live.decider.state = state
+    assert live.decider.remember() == (b"", b"")
+    live.recorder.turn(live.now_ns, 0)
+    live.close()
+    assert live.recorder.trouble == ""
+    (segment,) = segments(next(iter(find([tmp_path]))))
+    assert segment.head.memory.state == b""
+
+
+@pytest.mark.parametrize("state", [{"a": [1, 2.5, "x", None, float("nan")]}, [1], (1, [2]), 5])
+def test_a_plain_state_is_kept(tmp_path: Path, state: Any) -> None:
+    live = Live(tmp_path)
+    live.decider.state = state
+    kept, sent = live.decider.remember()
+    live.decider.recall(kept, sent)
+    assert repr(live.decider.state) == repr(state)
+    assert kept
 
 
 def test_nothing_is_gathered_where_nothing_can_be_written(tmp_path: Path) -> None:
