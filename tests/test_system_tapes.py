@@ -20,6 +20,8 @@ from trimtab.lab import Lab, NetNs, Plan, Way
 pytestmark = [pytest.mark.system, pytest.mark.timeout(300)]
 RMEM = "net.ipv4.tcp_rmem"
 LIMITS = "4096 131072 262144"
+ROUNDS = 12
+"""Of some nine seconds each."""
 
 
 @pytest.fixture
@@ -105,7 +107,7 @@ def test_when_all_are_killed_what_was_recorded_replays(trimtab: Trimtab) -> None
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-def test_five_minutes_of_faults_replay_byte_for_byte(trimtab: Trimtab) -> None:
+def test_minutes_of_faults_replay_byte_for_byte(trimtab: Trimtab) -> None:
     """Every role killed again and again, under load, and namespaces made and gone meanwhile."""
     stop = threading.Event()
 
@@ -122,7 +124,7 @@ def test_five_minutes_of_faults_replay_byte_for_byte(trimtab: Trimtab) -> None:
         harasser = threading.Thread(target=harass)
         harasser.start()
         try:
-            for _ in range(30):
+            for _ in range(ROUNDS):
                 transfer(lab, a, b, 5.0)
                 c, d = slow_pair(lab)
                 transfer(lab, c, d, 4.0)
@@ -134,4 +136,4 @@ def test_five_minutes_of_faults_replay_byte_for_byte(trimtab: Trimtab) -> None:
         assert trimtab.stop() == 0
     code, document, said = replay(trimtab)
     assert (code, document["equal"]) == (0, True), said
-    assert wishes(document) >= 30
+    assert wishes(document) >= ROUNDS
