@@ -19,7 +19,7 @@ from typing import Any
 import msgspec
 import pytest
 import zmq
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from actuators import history, offline
@@ -32,6 +32,8 @@ PREFIX = f"tt-actp-{os.getpid()}-"
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 LIMIT = 262144
 DEADLINE_S = 20.0
+QUICK = (Phase.explicit, Phase.reuse, Phase.generate)
+"""What fails with a real process fails slowly: it is told as it is, not made short."""
 CAPABILITIES = next(role.capabilities for role in roles.FIXED if role.name == "actuator")
 
 
@@ -429,7 +431,7 @@ def test_a_verdict_from_a_lane_that_is_not_the_guards_is_counted_and_not_carried
     assert web.read() == 393216
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raws=st.lists(st.binary(max_size=300), min_size=40, max_size=40))
 def test_any_bytes_are_survived(raws: list[bytes], one_actuator: Actuator, web: Netns) -> None:
     before = one_actuator.status()["malformed"]["neigh_table"]
@@ -476,7 +478,7 @@ ASKS = st.one_of(
 )  # fmt: skip
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raws=st.lists(ASKS, min_size=20, max_size=20))
 def test_any_bytes_on_the_control_lane_are_answered_no(raws: list[bytes], one_actuator: Actuator, web: Netns) -> None:
     before = one_actuator.status()
@@ -494,7 +496,7 @@ def test_any_bytes_on_the_control_lane_are_answered_no(raws: list[bytes], one_ac
     assert (web.read(), web.read(WMEM)) == (LIMIT, LIMIT)
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(raws=st.lists(st.binary(min_size=1, max_size=300), min_size=10, max_size=10), greeted=st.booleans())
 def test_any_bytes_below_the_messages_are_survived_on_both_lanes(
     raws: list[bytes], greeted: bool, one_actuator: Actuator
@@ -565,7 +567,7 @@ LIES = st.one_of(
 )
 
 
-@settings(max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=5, deadline=None, phases=QUICK, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lies=st.lists(st.tuples(LIES, st.dictionaries(st.just("netns_ino"), st.integers(0, 2**64 - 1))), min_size=12,
                      max_size=12))  # fmt: skip
 def test_any_valid_but_evil_wish_is_refused(
