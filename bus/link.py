@@ -57,6 +57,10 @@ class Lock:
         os.ftruncate(self._fd, 0)
         os.write(self._fd, f"{os.getpid()}\n".encode())
 
+    def keep_over_exec(self) -> None:
+        """Have the program that this process becomes hold it."""
+        os.set_inheritable(self._fd, True)
+
     def close(self) -> None:
         os.close(self._fd)
 

@@ -57,6 +57,7 @@ def read(process: Path, row: Mapping[str, Any], said: object) -> Allowed | None:
 
 def _more(held: Held, uid: int, wanted: int) -> list[str]:
     more = [f"user {user}" for user in sorted({*held.uids, *held.gids} - {uid})]
-    more += [f"group {group}" for group in held.groups if group != GROUP]
+    # systemd gives a user's own group once more: initgroups(3).
+    more += [f"group {group}" for group in held.groups if group not in (GROUP, uid)]
     more += privilege.names((held.permitted | held.ambient | held.inheritable) & ~wanted)
     return more if held.no_new_privs else [*more, "new privileges"]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from trimtab import cli_tapes
-from trimtab.options import MODES, Commands, as_json, dirs, netns, version
+from trimtab.options import FOLDER, MODES, Commands, as_json, dirs, netns, version
 
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, "
@@ -238,6 +238,21 @@ def release(key: str, netns: int, run_dir: Path, state_dir: Path, as_json: bool)
     After `trimtab hold`, a rollback, or a foreign write.
     """
     return _order(run_dir, state_dir, as_json, verb="release", tunable=key, netns=netns)
+
+
+@cli.command()
+@dirs
+@as_json
+@click.option("--config", type=click.Path(path_type=Path), help="Instead of /etc/trimtab/trimtab.toml.")
+@click.option("--output", type=FOLDER, help="Write what differs below DIR, as /etc, and name it.")
+def units(run_dir: Path, state_dir: Path, config: Path | None, output: Path | None, as_json: bool) -> int:
+    """Print the systemd units.
+
+    One per role, from the same table that `trimtab run` starts them from, for this configuration.
+    """
+    from trimtab import units
+
+    return units.show_units(units.Place(run_dir, state_dir, config), output, as_json)
 
 
 for command in cli_tapes.COMMANDS:

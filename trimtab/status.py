@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from trimtab import allowed, announce, exits, rundir, show
+from trimtab import allowed, announce, exits, managed, rundir, show
 from trimtab.allowed import Allowed
 
 SCHEMA = "trimtab.status/v1"
@@ -63,7 +63,9 @@ class Status(Struct, frozen=True):
 def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
     """The status as it stands. A run directory without an instance is a status, too: not ready."""
     try:
-        document = msgspec.json.decode((run_dir / rundir.STATUS).read_bytes(), type=dict[str, Any])
+        document = managed.document(run_dir) or msgspec.json.decode(
+            (run_dir / rundir.STATUS).read_bytes(), type=dict[str, Any]
+        )
     except FileNotFoundError:
         return _absent(run_dir, state_dir, "not running")
     except (msgspec.DecodeError, UnicodeDecodeError):
