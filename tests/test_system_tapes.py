@@ -40,6 +40,11 @@ def slow_pair(lab: Lab) -> tuple[NetNs, NetNs]:
     return a, b
 
 
+def start(trimtab: Trimtab, *touched: NetNs) -> None:
+    """Fenced to these namespaces: other tests have theirs."""
+    trimtab.start("--only", "tcp_buffer", "--netns", ",".join(str(netns.cookie) for netns in touched))
+
+
 def transfer(lab: Lab, a: NetNs, b: NetNs, seconds: float) -> None:
     for _ in lab.bulk(a, b, Plan(seconds=seconds)):
         pass
@@ -60,7 +65,8 @@ def wishes(document: dict[str, object]) -> int:
 def live(trimtab: Trimtab, lab: Lab, seconds: float) -> None:
     """Traffic, and all that can go wrong around it."""
     a, b = slow_pair(lab)
-    trimtab.start("--only", "tcp_buffer")
+    c, d = slow_pair(lab)
+    start(trimtab, a, b, c, d)
     transfer(lab, a, b, seconds)
     os.kill(trimtab.pids()["decider-tcp_buffer"], signal.SIGKILL)
     os.kill(trimtab.pids()["collector-bpf"], signal.SIGKILL)
@@ -69,7 +75,6 @@ def live(trimtab: Trimtab, lab: Lab, seconds: float) -> None:
     b.sysctl(RMEM, "4096 131072 1000000")
     transfer(lab, a, b, seconds)
     passing.close()
-    c, d = slow_pair(lab)
     transfer(lab, c, d, seconds)
 
 
@@ -93,7 +98,7 @@ def test_a_run_with_roles_killed_and_a_foreign_write_replays_byte_for_byte(trimt
 def test_when_all_are_killed_what_was_recorded_replays(trimtab: Trimtab) -> None:
     with Lab() as lab:
         a, b = slow_pair(lab)
-        trimtab.start("--only", "tcp_buffer")
+        start(trimtab, a, b)
         transfer(lab, a, b, 4.0)
         # A wish is on the disk a second later.
         time.sleep(1.5)
@@ -120,7 +125,7 @@ def test_minutes_of_faults_replay_byte_for_byte(trimtab: Trimtab) -> None:
 
     with Lab() as lab:
         a, b = slow_pair(lab)
-        trimtab.start("--only", "tcp_buffer")
+        start(trimtab, a, b)
         harasser = threading.Thread(target=harass)
         harasser.start()
         try:
