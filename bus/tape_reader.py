@@ -3,28 +3,23 @@ word and never a traceback: the segment that it is in. The next segment holds al
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import functools
 import os
-import stat
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
 
-import msgpack  # type: ignore[import-untyped]
 from msgspec import Struct
 
 from bus import tape
 from bus.codec import CodecError, decode
 from bus.numbering import Numbering
 from bus.schema import AnyEvent, Batch
-from bus.tape import FORMAT, MAGIC, PACKED_MAX, SOURCES_MAX, SUFFIX, End, Head, Packed, TapeError
+from bus.tape import SUFFIX, End, Head, Packed, TapeError
+from bus.tape_file import HEAD_BEGINS, begin, next_frame, next_head, opened, unpacker_of
 
 Record = tuple[int, int, bytes]
 """See bus.tape.split."""
-HEAD_BEGINS = b"\x95\xa4head"
-"""An array of five, whose first is the text "head": MessagePack."""
 PLACES_MAX = 1000
 """Places of one file where a segment is looked for behind damage."""
 
@@ -145,7 +140,7 @@ def items(path: Path) -> Iterator[tuple[int, Head | Block | End | Damage]]:
 
 def being_written(path: Path) -> bool:
     """Whether a recorder is at it (bus.recorder holds a lock): then it ends where it ends, and nothing is wrong."""
-    with _opened(path) as file:
+    with opened(path) as file:
         try:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -222,31 +217,18 @@ def _item(packed: Packed) -> Head | Block | End:
     return tape.end(payload) if packed.kind == "end" else Block(tape.split(payload))
 
 
-@contextlib.contextmanager
-def _opened(path: Path) -> Iterator[BinaryIO]:
-    """The file, which is a plain one. TapeError: what else it is, or why it cannot be read."""
-    try:
-        # A pipe would be waited for; a device is there without end.
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise TapeError(f"{path}: not a file")
-        with path.open("rb") as file:
-            yield file
-    except OSError as error:
-        raise TapeError(f"{path}: {error.strerror}") from None
-
-
 def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
     """The frames from byte `start` on with their offsets; where there is none, Damage, and on from the next head."""
-    with _opened(path) as file:
+    with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(start)
-        unpacker = _unpacker(file)
+        unpacker = unpacker_of(file)
         if not start:
-            _begin(path, unpacker)
+            begin(path, unpacker)
         places = before = 0
         last: Packed | None = None
         while (offset := start + unpacker.tell()) < size:
-            found = _next(unpacker)
+            found = next_frame(unpacker)
             if isinstance(found, Packed) and HEAD_BEGINS in found.payload and not found.sound:
                 # Its length may be what is damaged, and it has taken in what is not its own.
                 found = "the checksum does not fit: damaged"
@@ -257,67 +239,11 @@ def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
             places += 1
             # One that is damaged and of the wrong length may have taken in the beginning of a head.
             behind = before if last and not last.sound else offset
-            start = _next_head(file, behind + 1) if places < PLACES_MAX else 0
+            start = next_head(file, behind + 1) if places < PLACES_MAX else 0
             if start or not being_written(path):
                 rest = f"skipped to byte {start}" if start else "the rest is not read"
                 yield offset, Damage(f"{path}, byte {offset}", f"{found}; {rest}")
             if not start:
                 return
             file.seek(start)
-            unpacker, last = _unpacker(file), None
-
-
-def _unpacker(file: BinaryIO) -> Any:
-    return msgpack.Unpacker(
-        file,
-        read_size=64 << 10,
-        use_list=False,
-        max_buffer_size=2 * PACKED_MAX,
-        max_str_len=64,
-        max_bin_len=PACKED_MAX,
-        max_array_len=5,
-        max_map_len=0,
-        max_ext_len=0,
-    )
-
-
-def _next_head(file: BinaryIO, start: int) -> int:
-    """Where the next head may begin; 0: nowhere."""
-    file.seek(start)
-    before = b""
-    while chunk := file.read(1 << 20):
-        place = (before + chunk).find(HEAD_BEGINS)
-        if place >= 0:
-            return start - len(before) + place
-        start += len(chunk)
-        before = chunk[-len(HEAD_BEGINS) + 1 :]
-    return 0
-
-
-def _next(unpacker: Any) -> Packed | str:
-    """The next frame, or what is wrong with it."""
-    try:
-        found = next(unpacker)
-    except StopIteration:
-        return "torn off in the middle of a frame"
-    # msgpack's own: what exceeds a limit, is no MessagePack, or holds bad UTF-8.
-    except (ValueError, msgpack.exceptions.UnpackException) as error:
-        return f"no frame ({error})"
-    match found:
-        case ("head" | "block" | "end" as kind, int(source), int(size), int(crc), bytes(payload)) if (
-            0 <= source < SOURCES_MAX
-        ):
-            return Packed(kind, source, size, crc, payload)
-        case _:
-            return "no frame of ours"
-
-
-def _begin(path: Path, unpacker: Any) -> None:
-    try:
-        magic, version = next(unpacker), next(unpacker)
-    except (StopIteration, ValueError, msgpack.exceptions.UnpackException):
-        raise TapeError(f"{path}: not a tape of trimtab's") from None
-    if magic != MAGIC or not isinstance(version, int):
-        raise TapeError(f"{path}: not a tape of trimtab's")
-    if version != FORMAT:
-        raise TapeError(f"{path}: format {version}, and this trimtab reads format {FORMAT}; use a newer one")
+            unpacker, last = unpacker_of(file), None

@@ -25,7 +25,7 @@ def each(work: Callable[[T], R], things: Sequence[T], jobs: int | None, what: st
     word beside the bar. OSError when a process was killed."""
     jobs = min(jobs or len(os.sched_getaffinity(0)), len(things))
     found = map(work, things) if jobs <= 1 else _spread(work, things, jobs)
-    with contextlib.closing(_Bar(what, len(things))) as bar:
+    with contextlib.closing(Bar(what, len(things))) as bar:
         for result in found:
             yield result
             bar.step()
@@ -44,7 +44,7 @@ def _spread(work: Callable[[T], R], things: Sequence[T], jobs: int) -> Iterator[
             pool.shutdown(cancel_futures=True)
 
 
-class _Bar:
+class Bar:
     """A progress bar on stderr, where that is a terminal, after QUIET_S."""
 
     def __init__(self, what: str, total: int) -> None:

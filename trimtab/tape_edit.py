@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import heapq
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from bus.schema import Batch
 from bus.tape import BATCH, End, Head, TapeError
 from bus.tape_reader import Block, Damage, Record, Segment, lanes
 from trimtab import tape_write
+from trimtab.jobs import Bar
 from trimtab.playback import begins
 from trimtab.tape_fold import Moment, moment
 from trimtab.tape_items import Batched, Trouble, batches, strands, tai_ns, utc_ns
@@ -177,8 +179,9 @@ def write(found: Sequence[Sequence[Segment]], output: Path, trouble: Trouble, ch
     """The strands as the sources of one tape, in order of atomic time. TapeError: there are none."""
     if not found:
         raise TapeError("no tape to write")
-    with tape_write.new_file(output) as file:
-        frames = (_frames(strand, source, trouble, change) for source, strand in enumerate(found))
+    bar = Bar("writing", sum(map(len, found)))
+    with tape_write.new_file(output) as file, contextlib.closing(bar):
+        frames = (_stepped(bar, strand, source, trouble, change) for source, strand in enumerate(found))
         for _, _, frame in heapq.merge(*frames, key=lambda frame: frame[:2]):
             file.write(frame)
 
@@ -191,25 +194,30 @@ def _clocks(found: Sequence[Sequence[Segment]], trouble: Trouble) -> None:
         trouble.word(f"nobody has set the TAI offset of {', '.join(unset)}: placed by the wall clock there")
 
 
-def _frames(
-    strand: Sequence[Segment], source: int, trouble: Trouble, change: Change
+def _stepped(
+    bar: Bar, strand: Sequence[Segment], source: int, trouble: Trouble, change: Change
 ) -> Iterator[tuple[int, int, bytes]]:
     """(CLOCK_TAI, source, frame), in order."""
     for segment in strand:
-        head = segment.head
-        latest = head.tai_ns
         try:
-            yield latest, source, tape_write.head(change.head(head), source)
-            for item in segment.blocks():
-                if isinstance(item, Damage):
-                    trouble.damage(item)
-                elif isinstance(item, End):
-                    yield max(latest, tai_ns(head, item.t_ns)), source, tape_write.end(change.end(item), source)
-                else:
-                    latest = max(latest, _moment(head, item, latest))
-                    yield latest, source, tape_write.block(change.records(head, item.records), source)
+            yield from _frames(segment, source, trouble, change)
         except TapeError as error:
             trouble.damage(Damage(f"{segment.path}, the segment at byte {segment.offset}", f"{error}; cut there"))
+        bar.step()
+
+
+def _frames(segment: Segment, source: int, trouble: Trouble, change: Change) -> Iterator[tuple[int, int, bytes]]:
+    head = segment.head
+    latest = head.tai_ns
+    yield latest, source, tape_write.head(change.head(head), source)
+    for item in segment.blocks():
+        if isinstance(item, Damage):
+            trouble.damage(item)
+        elif isinstance(item, End):
+            yield max(latest, tai_ns(head, item.t_ns)), source, tape_write.end(change.end(item), source)
+        else:
+            latest = max(latest, _moment(head, item, latest))
+            yield latest, source, tape_write.block(change.records(head, item.records), source)
 
 
 def _moment(head: Head, block: Block, otherwise: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -17,6 +18,7 @@ from msgspec import Struct
 from bus.schema import TOPICS, Beat, Gap, Verdict, Wish
 from bus.tape_reader import Segment, being_written
 from trimtab import show
+from trimtab.jobs import Bar
 from trimtab.tape_items import SEC, Item, Trouble, in_order, items, strands, tai_ns, utc_ns
 from trimtab.tape_times import Span, Window, window
 
@@ -65,7 +67,9 @@ class Info(Struct, frozen=True):
 def show_info(paths: Iterable[Path], as_json: bool) -> int:
     """Print what is on the tapes. Returns the exit code: 3 where one is damaged, 1 where a file is none."""
     trouble = Trouble()
-    found = [_info(part, trouble) for strand in strands(paths, trouble) for part in _by_code(strand)]
+    parts = [part for strand in strands(paths, trouble) for part in _by_code(strand)]
+    with contextlib.closing(Bar("reading", sum(map(len, parts)))) as bar:
+        found = [_info(part, trouble, bar) for part in parts]
     if as_json:
         show.as_json(*found)
     elif found:
@@ -80,7 +84,7 @@ def _by_code(strand: Sequence[Segment]) -> list[list[Segment]]:
     return list(parts.values())
 
 
-def _info(part: Sequence[Segment], trouble: Trouble) -> Info:
+def _info(part: Sequence[Segment], trouble: Trouble, bar: Bar) -> Info:
     topics: Counter[str] = Counter()
     gaps = lost = 0
     before = set(trouble.told)
@@ -95,6 +99,7 @@ def _info(part: Sequence[Segment], trouble: Trouble) -> Info:
             latest = max(latest, tai_ns(head, message.t_ns))
             if isinstance(message, Gap):
                 gaps, lost = gaps + 1, lost + message.lost
+        bar.step()
     wishes, verdicts, _ = (topics.pop(kind.__name__, 0) for kind in (Wish, Verdict, Beat))
     files = {segment.path for segment in part}
     new = trouble.told.keys() - before
