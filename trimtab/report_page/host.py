@@ -10,31 +10,22 @@ from msgspec import Struct
 
 from bus.schema import (
     AnyEvent,
-    Counters,
     Gap,
-    NeighEntries,
     NeighTable,
     Netns,
     Outcome,
-    TcpRcvBuf,
-    TcpSndBuf,
     Trial,
     Value,
 )
-from bus.schema import Host as Facts
 from bus.tape import Head, Machine
 from bus.tunables import Tunable, resolve
-from deciders.samples import Flows, FlowSample
-from deciders.signals import BY_TOPIC, SIGNALS, SPEED_ROW, place
 from trimtab.report_page.changes import Change, Ledger
+from trimtab.report_page.readings import Readings
 from trimtab.report_page.series import Series, Spans, Steps
 
-SERIES_MAX = 400
 LINES_MAX = 2000
 MARKS_MAX = 300
 ALIKE_NS = 100_000_000
-FORGOTTEN_NS = 60_000_000_000
-"""Totals that are further apart tell no rate."""
 THRESHOLDS = ("gc_thresh1", "gc_thresh2", "gc_thresh3")
 Key = tuple[str, int]
 """A tunable or a measure, and the namespace it is of; 0: the host."""
@@ -59,16 +50,6 @@ class Line(Struct):
     held: bool = False
 
 
-class _Meter(Struct, gc=False):
-    """The last totals of a signal somewhere."""
-
-    measure: str
-    where: int
-    t_ns: int = 0
-    part: float = 0.0
-    of: float = 0.0
-
-
 class Host:
     """Bounded by the constants above, and as Series, Steps and Ledger are."""
 
@@ -82,7 +63,7 @@ class Host:
         self.rows: dict[str, Tunable] = {}
         self.names: dict[int, str] = {}
         self.lines: dict[Key, Line] = {}
-        self.series: dict[Key, Series] = {}
+        self.readings = Readings()
         self.ledger = Ledger()
         self.changes: list[Change] = []
         self.recorded = Spans(slack=1_000_000_000)
@@ -94,22 +75,13 @@ class Host:
         """Segments that are damaged."""
         self._known: dict[tuple[str, str, int], Spans] = {}
         self._sessions: dict[str, str] = {}
-        self._flows = Flows()
-        self._meters: dict[tuple[int, int], _Meter] = {}
         self._gaps: dict[tuple[str, bool, int, int], tuple[int, int, list[str]]] = {}
-        self._own = 0
-        self._pages = 0
         self._take: dict[type[Any], Callable[[Any, int], None]] = {
-            Counters: self._reading,
             NeighTable: self._table,
-            NeighEntries: self._entries,
-            TcpRcvBuf: self._receiver,
-            TcpSndBuf: self._sender,
             Value: self._value,
             Outcome: self._outcome,
             Trial: self._trial,
             Netns: self._namespace,
-            Facts: self._facts,
         }
 
     # --- from the heads -------------------------------------------------------------------------------------------
@@ -130,7 +102,10 @@ class Host:
 
     def known(self, boot_id: str, publisher: str, epoch_ns: int) -> Spans:
         """Which numbers of a publisher have been taken."""
-        return self._known.setdefault((boot_id, publisher, epoch_ns), Spans())
+        key = (boot_id, publisher, epoch_ns)
+        if key not in self._known and len(self._known) >= LINES_MAX:
+            del self._known[next(iter(self._known))]
+        return self._known.setdefault(key, Spans())
 
     def gap(self, from_ns: int, to_ns: int, decider: str, event: Gap) -> None:
         """Events were lost on the way to a decider. What several have lost alike is one stretch."""
@@ -164,8 +139,14 @@ class Host:
 
     # --- from the events ------------------------------------------------------------------------------------------
 
+    @property
+    def series(self) -> dict[Key, Series]:
+        """The measures, with where they are of."""
+        return self.readings.series
+
     def take(self, event: AnyEvent, t_ns: int) -> None:
         """One event, once."""
+        self.readings.take(event, t_ns)
         handler = self._take.get(type(event))
         if handler:
             handler(event, t_ns)
@@ -176,14 +157,6 @@ class Host:
         if found is None and len(self.lines) < LINES_MAX:
             found = self.lines[tunable, netns] = Line(Steps())
         return found
-
-    def _add(self, measure: str, netns: int, t_ns: int, part: float, of: float = 1.0) -> None:
-        found = self.series.get((measure, netns))
-        if found is None:
-            if len(self.series) >= SERIES_MAX:
-                return
-            found = self.series[measure, netns] = Series()
-        found.add(t_ns, part, of)
 
     def _stand(self, tunable: str, netns: int, t_ns: int, value: int) -> None:
         line = self.line(tunable, netns)
@@ -216,65 +189,14 @@ class Host:
         if event.alive and event.name and len(self.names) < LINES_MAX:
             self.names[event.netns] = event.name
             if event.name == "host":
-                self._own = event.netns
+                self.readings.own = event.netns
         elif not event.alive:
             self.ledger.gone(t_ns, event.netns)
 
-    def _facts(self, event: Facts, t_ns: int) -> None:
-        self._pages = event.mem_bytes // max(1, event.page_bytes)
-
-    def _entries(self, event: NeighEntries, t_ns: int) -> None:
-        self._add(f"entries_{event.family}", 0, t_ns, event.entries)
-
     def _table(self, event: NeighTable, t_ns: int) -> None:
-        self._add(f"entries_{event.family}", 0, t_ns, event.entries)
         version = "ipv6" if event.family == 10 else "ipv4"
         for name in THRESHOLDS:
             self._stand(f"net.{version}.neigh.default.{name}", 0, t_ns, getattr(event, name))
-        self._reading(event, t_ns)
-
-    def _receiver(self, event: TcpRcvBuf, t_ns: int) -> None:
-        self._flow(event, t_ns, "in", event.rcvbuf_bytes, event.rcv_rtt_us or event.srtt_us)
-
-    def _sender(self, event: TcpSndBuf, t_ns: int) -> None:
-        self._flow(event, t_ns, "out", event.sndbuf_bytes, event.srtt_us)
-
-    def _flow(self, event: TcpRcvBuf | TcpSndBuf, t_ns: int, way: str, size: int, rtt_us: int) -> None:
-        if not event.locked:
-            self._add("rcvbuf" if way == "in" else "sndbuf", event.netns, t_ns, size)
-        if rtt_us:
-            self._add(f"rtt_{way}", event.netns, t_ns, rtt_us)
-        sample = self._flows.sample(event)
-        if sample is None:
-            return
-        if sample.span_s > 0:
-            self._add(f"speed_{way}", event.netns, t_ns, 8 * sample.transferred_bytes, sample.span_s)
-        for number in BY_TOPIC[FlowSample, ""]:
-            if number != SPEED_ROW:
-                self._signal(number, sample, event.netns, t_ns)
-
-    def _reading(self, event: Counters | NeighTable, t_ns: int) -> None:
-        source = event.source if isinstance(event, Counters) else ""
-        for number in BY_TOPIC.get((type(event), source), ()):
-            self._signal(number, event, place(SIGNALS[number], event, self._own), t_ns)
-
-    def _signal(self, number: int, reading: Any, where: int, t_ns: int) -> None:
-        signal = SIGNALS[number]
-        found = signal.read(reading, self._pages)
-        if found is None:
-            return
-        part, of = found
-        meter = self._meters.get((number, where))
-        if meter is None:
-            meter = self._meters[number, where] = _Meter(f"signal_{number}", where)
-        if signal.grows:
-            passed_ns, part, of = t_ns - meter.t_ns, part - meter.part, of - meter.of
-            meter.t_ns, meter.part, meter.of = t_ns, found[0], found[1]
-            # Out of order, begun anew, or after a stretch of which nothing is known: no rate.
-            if not 0 < passed_ns < FORGOTTEN_NS or part < 0:
-                return
-        if of > 0:
-            self._add(meter.measure, where, t_ns, part, of)
 
     def bounds(self, tunable: str, line: Line) -> tuple[int, int] | None:
         """The bounds in force, from the actuator's word or from the row."""

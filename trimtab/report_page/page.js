@@ -30,13 +30,14 @@
     const one = details[ids[at]], title = make("h4");
     title.id = "detail-title";
     title.append(shape(one.state), make("span", one.title));
-    const facts = list(one.facts.slice(0, 4));
-    if (one.evidence.length) facts.append(make("dt", "evidence"), wrapped(list(one.evidence, "numbers")));
-    for (const [key, value] of one.facts.slice(4)) facts.append(make("dt", key), make("dd", value));
-    if (one.later.length) facts.append(make("dt", "the guard saw"), wrapped(list(one.later, "numbers")));
     const undo = make("div", one.undo, "undo");
     if (one.command) undo.append(make("br"), make("code", one.command));
-    box.replaceChildren(title, facts, undo);
+    box.replaceChildren(title, list(one.facts), undo);
+    // Last, as it may be long.
+    const numbers = make("dl", undefined, "more");
+    if (one.evidence.length) numbers.append(make("dt", "evidence"), wrapped(list(one.evidence, "numbers")));
+    if (one.later.length) numbers.append(make("dt", "the guard saw"), wrapped(list(one.later, "numbers")));
+    if (numbers.children.length) box.append(numbers);
     if (ids.length > 1) box.append(pager(ids, at));
   };
   const wrapped = (inner) => { const made = make("dd"); made.append(inner); return made; };

@@ -113,6 +113,9 @@ class Spans:
         if self.all and self.all[-1][0] <= start <= self.all[-1][1] + self._slack:
             self.all[-1] = (self.all[-1][0], max(self.all[-1][1], end))
             return
+        if not self.all or start > self.all[-1][1]:
+            self.all.append((start, end))
+            return
         joined: list[tuple[int, int]] = []
         for left, right in sorted([*self.all, (start, end)]):
             if joined and left <= joined[-1][1] + self._slack:

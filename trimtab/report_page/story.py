@@ -136,15 +136,11 @@ def detail(host: Host, change: Change) -> Detail:
         state=change.state,
         title=f"{name}{change.tunable}  {plot.move(change.old, change.new, unit)}",
         facts=facts,
-        evidence=[(key, _plain(value)) for key, value in change.evidence.items()],
-        later=[(key, _plain(value)) for key, value in change.end_evidence.items()],
+        evidence=[(key, str(value)) for key, value in change.evidence.items()],
+        later=[(key, str(value)) for key, value in change.end_evidence.items()],
         undo=undo,
         command=command,
     )
-
-
-def _plain(value: int | str) -> str:
-    return f"{value:,}" if isinstance(value, int) else value
 
 
 def _unit(host: Host, change: Change) -> str:
