@@ -101,6 +101,7 @@ class Golden:
     def __call__(self, tape: Tape) -> None:
         """What the tape's deciders wish for its events, from their recorded memory and with the recorded configuration,
         is what the text beside it says, one wish per line. With --update-golden: write that text."""
+        __tracebackhide__ = True
         path = tape.path.with_suffix(".wishes")
         found = "".join(f"{line}\n" for name in tape.deciders for line in _wishes(tape, name))
         if self._update:

@@ -107,9 +107,7 @@ class Result:
         found = self._chosen(tunable, netns)
         if not found:
             where = "" if netns is None else f" in netns {netns}"
-            raise LookupError(
-                f"the recording tells nothing of {tunable}{where}; of {', '.join(self.tunables) or 'none'}"
-            )
+            raise LookupError(f"the recording tells nothing of {tunable}{where}, only of {', '.join(self.tunables)}")
         written = [tally for tally in found if tally.changes]
         return written if written and netns is None else found
 
