@@ -69,13 +69,15 @@ def test_the_oldest_segments_make_room_for_the_newest(tmp_path: Path) -> None:
     for number in range(9):
         (tmp_path / f"2020010{number}T000000.000Z-0000.tape").write_bytes(bytes(100_000))
     (tmp_path / "20200101T000000.000Z.note").write_bytes(bytes(MIB))
+    (tmp_path / "20190101T000000.000Z-0000.tape").mkdir()
     live.feed(batches(2))
     live.close()
+    assert live.recorder.trouble == ""
     left = sorted(path.name for path in tmp_path.glob("2020*"))
     assert left[-2:] == ["20200107T000000.000Z-0000.tape", "20200108T000000.000Z-0000.tape"]
     assert "20200100T000000.000Z-0000.tape" not in left
     assert "20200101T000000.000Z.note" in left
-    assert sum(path.stat().st_size for path in tmp_path.glob("*.tape")) <= MIB
+    assert sum(path.stat().st_size for path in tmp_path.glob("*.tape") if path.is_file()) <= MIB
     assert live.recorder._segment_bytes == MIB // 2
 
 
@@ -89,6 +91,17 @@ def test_a_segment_larger_than_the_cap_is_cut_to_half_of_it(tmp_path: Path) -> N
         size = sum(path.stat().st_size for path in tmp_path.iterdir())
         assert size <= MIB
     assert not live.recorder.trouble
+    live.close()
+
+
+def test_a_block_that_goes_over_a_segments_end_has_room_within_the_cap(tmp_path: Path) -> None:
+    (tmp_path / "20200101T000000.000Z-0000.tape").write_bytes(bytes(500_000))
+    live = Live(tmp_path, config=Config(tape=Tape(max_mib=1)))
+    for _ in range(4):
+        live.recorder.turn(live.now_ns, 0)
+        assert sum(path.stat().st_size for path in tmp_path.iterdir()) <= MIB
+        live.recorder.batch(os.urandom(255_000))
+        live.now_ns += FLUSH_NS
     live.close()
 
 

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -178,6 +179,23 @@ def test_after_damage_reading_goes_on_at_the_next_segment(tmp_path: Path, sound:
                 assert drained(path), place
 
 
+def test_a_frame_that_has_taken_in_the_next_head_whole_does_not_keep_it(tmp_path: Path, sound: bytes) -> None:
+    path = tmp_path / "t.tape"
+    found, places = tape_damage.frames(sound), tape_damage.bounds(sound)
+    second = [number for number, frame in enumerate(found) if frame[0] == "head"][1]
+    kind, source, size, crc, payload = found[1]
+    longer = msgpack.packb((kind, source, size, crc, payload + sound[places[2] : places[second + 1]]))
+    path.write_bytes(sound[: places[1]] + longer + sound[places[second + 1] :])
+    assert len(segments(path)) == 3
+    assert "checksum" in str(drained(path)[0])
+
+
+def test_what_a_frame_announces_is_looked_at_before_it_is_unpacked() -> None:
+    large = tape_damage.bomb(SIZE_MAX + 1)
+    with pytest.raises(TapeError, match=r"claims to hold 33554433 bytes .*, at most 33554432"):
+        Packed("block", 0, SIZE_MAX + 1, zlib.crc32(large), large).unpack()
+
+
 def test_a_cut_anywhere_is_read_up_to_the_last_whole_block(tmp_path: Path, sound: bytes) -> None:
     path = tmp_path / "t.tape"
     places = tape_damage.bounds(sound)
@@ -252,7 +270,10 @@ def test_memory_is_bounded_whatever_a_frame_claims(tmp_path: Path, sound: bytes)
 def test_thousands_of_heads_that_each_claim_32_mib_are_kept_packed(tmp_path: Path) -> None:
     path = tmp_path / "t.tape"
     large = msgspec.structs.replace(HEAD, memory=Memory(1, {}, bytes(SIZE_MAX - (1 << 20))))
-    path.write_bytes(opening() + (pack("head", encode(large)) + pack("end", encode(END))) * 60)
+    with path.open("wb") as file:
+        file.write(opening())
+        for number in range(60):
+            file.write(pack("head", encode(msgspec.structs.replace(large, number=number))) + pack("end", encode(END)))
     code = (
         "import sys, resource; from pathlib import Path; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
         "from bus.tape_reader import segments; found = segments(Path(sys.argv[1])); print(len(found))"
