@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import pty
+import random
 import re
 import subprocess
 import sys
@@ -11,15 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import chromium
+import msgspec
 import pytest
 import report_world
 from report_world import SECOND, WMEM, Story, Writer
 
 from bus.schema import NeighTable, Outcome, Tick, Trial, Verdict, Wish
+from bus.tape import TapeError
 from trimtab import exits, report
 from trimtab.report_page import plot, story, view
 from trimtab.report_page.changes import Change, Ledger
-from trimtab.report_page.gather import gather
+from trimtab.report_page.gather import gather, lead
 from trimtab.report_page.host import Host
 from trimtab.report_page.series import BINS_MAX, Series, Spans, Steps
 
@@ -427,6 +432,19 @@ def test_scales_hold_what_they_show_and_ticks_are_round() -> None:
     assert plot.marks(plot.scale([6 << 20, 9 << 20]), binary=True)[:2] == [8 << 20, 4 << 20]
 
 
+def test_hosts_share_an_axis_only_where_they_were_recorded_together(tapes: Path, tmp_path: Path) -> None:
+    axes = {host.axis for host in view.page(list(hosts_of(tapes).values())).hosts}
+    assert len(axes) == 1
+    for number, later in enumerate((0, 90_000)):
+        began_ns = report_world.BOOTED_NS + later * SECOND
+        writer = Writer(tmp_path / str(number), "guard", f"h{number}", began_ns=began_ns)
+        writer.say("collector-proc", Tick(began_ns, 1))
+        writer.close(began_ns + 60 * SECOND)
+    axes = {host.axis for host in view.page(list(hosts_of(tmp_path).values())).hosts}
+    assert len(axes) == 2
+    assert {axis.to_ns - axis.from_ns for axis in axes} == {60 * SECOND}
+
+
 # --- tapes that are none, and files -----------------------------------------------------------------------------------
 
 
@@ -445,6 +463,46 @@ def test_a_torn_tape_is_drawn_and_said_to_be_torn(tapes: Path, tmp_path: Path) -
     assert "torn off in the middle of a frame" in ran.stderr
     assert "Traceback" not in ran.stderr
     assert "segments of its tapes are damaged" in (tmp_path / "out.html").read_text()
+
+
+def test_no_damage_of_a_tape_is_more_than_a_word(tapes: Path, tmp_path: Path) -> None:
+    raw = next((tapes / "web-01/guard").iterdir()).read_bytes()
+    chance = random.Random(7)
+    damaged = 0
+    for number in range(40):
+        spoiled = bytearray(raw)
+        for _ in range(chance.randrange(1, 4)):
+            spoiled[chance.randrange(len(raw))] ^= 1 << chance.randrange(8)
+        path = tmp_path / f"{number}.tape"
+        path.write_bytes(spoiled[: chance.randrange(len(raw) // 2, len(raw) + 1)])
+        with contextlib.suppress(TapeError):
+            found = gather([path])
+            damaged += bool(found.damage)
+            view.page(found.hosts)
+    assert damaged > 30
+
+
+@pytest.mark.parametrize("raw", [b"", b"\xc0", b"\x95\x01", msgspec.msgpack.encode([1, "p", True, 0, []]),
+                                 msgspec.msgpack.encode([2, "p", 1, 0, []]), msgspec.msgpack.encode([1, 7, 1, 0, []]),
+                                 msgspec.msgpack.encode([1, "p" * 300, 1, 0, []])])  # fmt: skip
+def test_what_is_no_batch_is_damage(raw: bytes) -> None:
+    with pytest.raises(TapeError):
+        lead(raw)
+
+
+def test_a_bar_shows_how_far_it_is_on_a_terminal(tapes: Path, tmp_path: Path) -> None:
+    mine, theirs = pty.openpty()
+    argv = [sys.executable, "-m", "trimtab", "report", str(tapes), "-o", "out.html"]
+    env = {**os.environ, "PYTHONPATH": str(Path(report.__file__).parent.parent), "TERM": "xterm"}
+    try:
+        ran = subprocess.run(argv, stdout=subprocess.PIPE, stderr=theirs, cwd=tmp_path, env=env)
+    finally:
+        os.close(theirs)
+    shown = os.read(mine, 1 << 16).decode()
+    os.close(mine)
+    assert ran.returncode == 0
+    assert "reading tapes" in shown
+    assert re.search(r"\d+/12\b", shown)
 
 
 def test_what_is_no_tape_is_said_in_one_line_and_the_old_page_stays(tmp_path: Path) -> None:
