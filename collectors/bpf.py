@@ -7,6 +7,7 @@ to us where kernel.unprivileged_bpf_disabled is set). Closing the descriptors de
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Callable, Sequence
 from itertools import starmap
 from pathlib import Path
@@ -16,6 +17,7 @@ from bpf import PROBES, Probe
 from bus import roles, schema
 from bus.schema import AnyEvent
 from collectors import handoff
+from collectors.drops import Tally
 from collectors.handoff import Handed, HandOffError
 from collectors.ring import Drops, Ring, Row
 from collectors.source import Status
@@ -128,6 +130,7 @@ class BpfSource:
         self._started_ns = 0
         self._due_ns = 0
         self._lost: dict[str, int] = {}
+        self._tally = Tally()
 
     @property
     def ready(self) -> bool:
@@ -159,7 +162,9 @@ class BpfSource:
             events += [schema.Probe(t_ns, *row) for row in self._roads()]
             events += self._losses(t_ns)
         if self._attached:
-            events += self._attached.read(readable)
+            found = self._attached.read(readable)
+            self._tally.take(found)
+            events += found
         return events
 
     def status(self) -> Status:
@@ -175,6 +180,7 @@ class BpfSource:
             watched=[f"{name} ({road})" for name, road, _ in roads if road],
             missing=missing if self._settled else [],
             counters=counters | {f"ring_drops_{name}": n for name, n in lost.items() if n},
+            drops=self._tally.most(time.monotonic_ns()),
         )
 
     def close(self) -> None:

@@ -92,6 +92,7 @@ class Loop:
                 "watched": status.watched,
                 "missing": missing,
                 **status.counters,
+                **({"drops": status.drops} if status.drops else {}),
             }
         ).decode()
 

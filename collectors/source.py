@@ -8,6 +8,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from bus.schema import AnyEvent
+from collectors.drops import DropRow
 
 
 class Status(Struct, frozen=True):
@@ -19,6 +20,8 @@ class Status(Struct, frozen=True):
     """What is not, as "what: why"."""
     counters: dict[str, int] = {}
     """More numbers for the role's STATUS, such as ring_drops."""
+    drops: list[DropRow] = []
+    """What drops packets most (collectors.drops)."""
 
 
 class Source(Protocol):
