@@ -138,6 +138,41 @@ def test_a_decider_that_is_turned_on_runs_on_any_tape_of_that_host(tmp_path: Pat
     assert (found["candidate"]["changes"], found["candidate"]["start"], found["candidate"]["final"]) == (1, 1024, 2048)
 
 
+def test_a_decider_that_was_on_and_has_no_tape_here_is_left_out(tmp_path: Path, run: Run) -> None:
+    made = Loop(["tcp_buffer"], [Neighbours(constant(900))]).run(20)
+    made_tape.write(tmp_path / "a.tape", made.events, "tcp_buffer")
+    assert run(tmp_path, "--policy", policy(tmp_path, ""), "--json").document["hosts"][0]["rows"] == []
+
+
+def test_the_fence_stays_as_recorded_where_the_candidate_has_none(loop: Loop, tmp_path: Path, run: Run) -> None:
+    made_tape.write(tmp_path / "a.tape", loop.events, "tcp_buffer", Config(netns=[4711]))
+    ran = run(tmp_path, "--policy", policy(tmp_path, ""), "--json")
+    assert ran.code == 0
+    assert row(ran, RMEM)["candidate"]["refused"]["fence"] > 0
+    ran = run(tmp_path, "--policy", policy(tmp_path, "netns = [11, 22]\n"), "--json")
+    assert ran.code == 2
+    assert row(ran, RMEM)["candidate"]["refused"] == {}
+
+
+def test_processes_that_began_anew_begin_anew_in_the_model(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    restart, stop = Rerun.restart, Rerun.stop
+    monkeypatch.setattr(Rerun, "restart", lambda self: (calls.append("restart"), restart(self))[1])
+    monkeypatch.setattr(Rerun, "stop", lambda self, t_ns: (calls.append("stop"), stop(self, t_ns))[1])
+    batches = tape_world.batches(10)
+    for name, later_ns in (("one", 0), ("two", 0), ("three", SEC)):
+        # The actuator of the third is another one.
+        live = tape_world.Live(tmp_path / name)
+        live.feed([msgspec.structs.replace(batch, epoch_ns=batch.epoch_ns + later_ns) for batch in batches])
+        live.close()
+    assert run(tmp_path, "--policy", policy(tmp_path, "")).code == 0
+    assert calls.count("stop") == 2
+    # When it is made, and at the beginning of each session; of two policies.
+    assert calls.count("restart") == 2 * (1 + 3)
+
+
 def test_a_guards_tape_alone_shows_every_tuner(tapes: Path, tmp_path: Path, run: Run) -> None:
     ran = run(tapes / "guard.tape", "--policy", policy(tmp_path, "[deciders]\ntcp_buffer = false\n"), "--json")
     assert ran.code == 2
@@ -230,6 +265,14 @@ def test_another_checkouts_code_decides_as_it_does_there(tapes: Path, tmp_path: 
     assert row(both, WMEM)["candidate"] == row(ran, WMEM)["candidate"]
 
 
+def test_the_same_code_there_decides_by_the_recorded_policy(loop: Loop, tmp_path: Path, run: Run) -> None:
+    recorded = Config(policy={"tcp_buffer": {"factor": 1.2}})
+    made_tape.write(tmp_path / "a.tape", loop.events, "tcp_buffer", recorded)
+    ran = run(tmp_path / "a.tape", "--code", ROOT, "--json")
+    assert (ran.code, ran.document["different"], ran.document["code"]) == (0, False, str(ROOT))
+    assert row(ran, RMEM)["candidate"]["changes"] > 0
+
+
 def test_what_is_no_checkout_is_one_line(tapes: Path, tmp_path: Path, run: Run) -> None:
     ran = run(tapes, "--code", tmp_path)
     assert (ran.code, ran.out) == (1, "")
@@ -297,11 +340,13 @@ def test_what_is_confirmed_stays_when_trials_are_put_back() -> None:
     assert kinds(found.judge(Verdict(1, 2 * SEC, SEC, written.change, True, "fine", {}), 2 * SEC)) == [
         "confirmed", "Value",
     ]  # fmt: skip
+    assert kinds(found.level(2 * SEC + 1)) == []
     found.ask(wish(2000000, 1500000, 3 * SEC), 3 * SEC)
     assert kinds(found.stop("trimtab stops", 4 * SEC)) == ["reverted", "Value"]
     assert found.keys[Spot(RMEM, 7)].value == 1500000
     # What stood when it stopped is what the policy has come to.
     assert found.tallies[Spot(RMEM, 7)].final == 2000000
+    assert found.tallies[Spot(RMEM, 7)].reversals == 0
 
 
 def test_two_turns_within_the_hour_park_a_key() -> None:
@@ -412,6 +457,13 @@ def test_an_operators_rollback_holds_in_the_model_too() -> None:
     assert kinds(told) == ["Value"]
     key = deaf.model.keys[Spot(RMEM, 7)]
     assert (key.value, key.held) == (1000000, "rolled back by root")
+
+
+def test_what_the_recorded_policy_had_on_trial_is_not_heard_of() -> None:
+    about = (SEC, 3, "tcp_buffer", RMEM, 7, 99, 1000000, 1500000, SEC)
+    assert Deaf().hear(Trial(*about), Trial(*about[:2], "other", "vm.swappiness", *about[4:])) == [
+        Trial(*about[:2], "other", "vm.swappiness", *about[4:])
+    ]
 
 
 def test_other_deciders_outcomes_pass() -> None:

@@ -182,10 +182,6 @@ def _document(row: Row) -> dict[str, Any]:
         "netns": row.netns,
         "namespace": row.namespace,
         "differs": row.differs,
-        "recorded": _tally(row.recorded),
-        "candidate": _tally(row.candidate),
+        "recorded": row.recorded,
+        "candidate": row.candidate,
     }
-
-
-def _tally(tally: Tally) -> dict[str, Any]:
-    return {name: value for name, value in msgspec.structs.asdict(tally).items() if name != "rising"}

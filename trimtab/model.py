@@ -39,8 +39,6 @@ class Tally(Struct):
     """By the guard."""
     confirmed: int = 0
     reversals: int = 0
-    rising: bool | None = None
-    """Which way it went last."""
 
     @property
     def idle(self) -> bool:
@@ -70,6 +68,8 @@ class Key(Struct):
     """Oldest first."""
     touched: bool = False
     """A change of the model's was made here, so that recorded values do not hold any more."""
+    rising: bool | None = None
+    """Which way it went last."""
     told_ns: int = 0
     """When its value was last told."""
 
@@ -264,8 +264,8 @@ class Model:
         tally, rises = key.tally, value > key.value
         if value != key.value and turn:
             self._pace.note(Move(t_ns, key.spot, self._decider, rises, undo))
-            tally.reversals += tally.rising not in (None, rises)
-            tally.rising = rises
+            tally.reversals += key.rising not in (None, rises)
+            key.rising = rises
         key.value = tally.final = value
         tally.peak = max(tally.peak, value)
 
