@@ -42,7 +42,7 @@ from bus.schema import Ask, Outcome, SysctlWrite, Verdict, Wish
 SPOTS = [Spot(RMEM, WEB), Spot(RMEM, 1), *(Spot(name, 0) for name in THRESH)]
 WANTS = {
     RMEM: [180000, 220000, 262144, 300000, 350000, 400000, 500000],
-    **dict(zip(THRESH, ([90, 128, 180, 256], [400, 512, 700, 1000], [900, 1024, 1500, 2048]), strict=True)),
+    **dict(zip(THRESH, ([90, 128, 256, 500, 700], [400, 512, 700, 1400], [900, 1024, 1500, 2048]), strict=True)),
 }
 FOREIGN = {RMEM: [4096, 262144, 300000, 333333, 2**30], **{name: [8, 512, 600, 1024, 2**22] for name in THRESH}}
 LEASE_NS = 30 * 10**9
@@ -636,7 +636,7 @@ COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
 
 def test_whatever_happens_in_whatever_order_the_actuator_does_as_the_model_says() -> None:
     run_state_machine_as_test(
-        Actuator, settings=settings(max_examples=80, stateful_step_count=30, phases=QUICK, **COMMON)
+        Actuator, settings=settings(max_examples=60, stateful_step_count=30, phases=QUICK, **COMMON)
     )
 
 
