@@ -355,6 +355,15 @@ def test_what_cannot_be_played_here_is_a_line_and_degraded(
     assert sum(line["different"] for line in ran.document["deciders"]) == 0
 
 
+def test_nothing_that_a_tape_names_is_imported_or_obeyed(tmp_path: Path, run: Run) -> None:
+    record(tmp_path, module="antigravity.x", host=msgspec.structs.replace(tape_world.HOST, name="\x1b[2Jweb"))
+    ran = run(tmp_path, options=("-j1",))
+    assert ran.code == 0
+    assert "antigravity" not in sys.modules
+    assert "\x1b" not in ran.out
+    assert "?[2Jweb" in ran.out
+
+
 def test_a_decider_that_fails_is_told_of(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     record(tmp_path)
 

@@ -106,7 +106,7 @@ class Found:
         for word in words:
             if word not in self._words:
                 self._words.append(word)
-                print(f"trimtab: {word}", file=sys.stderr)
+                print(f"trimtab: {show.plain(word)}", file=sys.stderr)
 
     def _sorted(self) -> list[OnHost]:
         return sorted(self._hosts.values(), key=lambda on: (on.host.name, on.host.boot_id))
@@ -161,14 +161,14 @@ def _sides(row: Row) -> Sequence[Tally]:
 
 def _line(host: Machine, row: Row) -> list[object]:
     one, other = row.recorded, row.candidate
-    where = row.namespace or (str(row.netns) if row.netns else "")
+    where = show.plain(row.namespace) or (str(row.netns) if row.netns else "")
     cells = [_both(getattr(one, name), getattr(other, name)) for name in ("reverted", "peak", "final", "reversals")]
     refused = ", ".join(
         f"{kind} {_both(one.refused.get(kind, 0), other.refused.get(kind, 0))}"
         for kind in sorted(one.refused.keys() | other.refused.keys())
     )
     changes = _both(one.changes, other.changes)
-    return ["!" if row.differs else "", host.name, row.tunable, where, changes, refused or "0", *cells]
+    return ["!" if row.differs else "", show.plain(host.name), row.tunable, where, changes, refused or "0", *cells]
 
 
 def _both(one: int, other: int) -> str:

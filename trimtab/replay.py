@@ -18,6 +18,7 @@ from bus.revision import revision
 from bus.schema import AnyEvent
 from bus.tape import TapeError
 from bus.tape_reader import Unended
+from deciders.__main__ import place
 from deciders.engine import Decider, decide
 from trimtab import difference, jobs, replay_view
 from trimtab.difference import Difference
@@ -91,7 +92,8 @@ def _play(piece: Piece, played: Played, going: Decider | None) -> Decider | None
     playback = Playback(piece.open())
     began_ns = time.process_time_ns()
     going = going or decider(playback.head)
-    here = revision(piece.module)
+    # Of the module here: what a tape names is not looked for, as that imports the package around it.
+    here = revision(place(piece.decider))
     played.code = here if here != piece.code else ""
     played.last_ns = playback.head.t_ns
     try:

@@ -56,7 +56,7 @@ class View:
         for word in words:
             if word not in self._said:
                 self._said.add(word)
-                print(f"trimtab: {word}", file=sys.stderr)
+                print(f"trimtab: {show.plain(word)}", file=sys.stderr)
 
     def add(self, played: Played) -> None:
         """One segment."""
@@ -97,19 +97,20 @@ class View:
         show.table(
             ["host", "decider", "segments", "events", "wishes", "from", "seconds", ""],
             [
-                [line.host.name, line.decider, line.segments, line.events, line.wishes,
+                [show.plain(line.host.name), show.plain(line.decider), line.segments, line.events, line.wishes,
                  show.local_time(line.first_utc_ns), _seconds(line), verdict(line)]
                 for line in rows
             ],
         )  # fmt: skip
         for line in rows:
             if line.differs:
-                print(f"\nfirst difference of {line.decider} on {line.host.name}")
-                print(*lines(line.differs), sep="\n")
+                where = show.plain(f"{line.decider} on {line.host.name}")
+                print(f"\nfirst difference of {where}")
+                print(*map(show.plain, lines(line.differs)), sep="\n")
         self._print_code(rows)
         self._print_classes()
         events = sum(line.events for line in rows)
-        print(f"\n{events} events in {seconds:.1f} s; {self._rate()} events/s and core")
+        print(f"\n{events} events in {seconds:.1f} s: {self._rate()} events/s and core")
 
     def document(self, seconds: float) -> None:
         """For programs."""
@@ -137,7 +138,8 @@ class View:
     def _print_code(self, rows: list[Line]) -> None:
         for code in sorted({line.code for line in rows if line.code}):
             names = ", ".join(sorted({line.decider for line in rows if line.code == code}))
-            print(f"\nnote: {names} decided by {code}, and the code here is another: differences are to be expected")
+            said = show.plain(f"{names} decided by {code}")
+            print(f"\nnote: {said}, and the code here is another: differences are to be expected")
 
     def _print_classes(self) -> None:
         if len({line.host.boot_id for line in self._lines.values()}) < 2:
@@ -145,7 +147,10 @@ class View:
         print()
         show.table(
             ["kernel", "machine", "CPUs", "memory GiB", "hosts", "segments", "events", "wishes", "different"],
-            [[*kind, *sums.values()] for kind, sums in self._classes().items()],
+            [
+                [show.plain(kind[0]), show.plain(kind[1]), *kind[2:], *sums.values()]
+                for kind, sums in self._classes().items()
+            ],
         )
 
     def _classes(self) -> dict[tuple[str, str, int, int], dict[str, int]]:

@@ -39,6 +39,11 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         print(line.rstrip())
 
 
+def plain(text: str) -> str:
+    """Without what a terminal would obey: texts of a tape may be anybody's."""
+    return "".join(char if char.isprintable() else "?" for char in text)
+
+
 def mib(kib: int | None) -> str | None:
     """KiB in words; None stays None."""
     return None if kib is None else f"{kib / MIB_KIB:.1f} MiB"
