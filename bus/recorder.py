@@ -150,8 +150,9 @@ class Recorder:
             # Not ours, whatever it is: the next try takes another name.
             self._name = ""
             raise
-        # Says that it is being written (see bus.tape_reader). New, so nobody else can have it.
-        fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Says that it is being written (see bus.tape_reader); who reads it already has asked for that, for a moment.
+        with contextlib.suppress(BlockingIOError):
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         self._segment = 0
         self._began_ns = t_ns
         self._clear(t_ns)

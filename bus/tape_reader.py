@@ -151,6 +151,8 @@ def being_written(path: Path) -> bool:
 def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | Block | End | Damage]]:
     """only: the source that is asked for; -1: all."""
     sound: dict[int, bool] = {}
+    # Asked first: it may be closed while it is read.
+    writing = being_written(path)
     for offset, packed in _packed(path, start):
         if isinstance(packed, Damage):
             sound.clear()
@@ -170,9 +172,8 @@ def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | 
         sound[source] = not isinstance(item, End)
         yield source, item
     unended = [source for source, is_open in sound.items() if is_open]
-    if unended and not being_written(path):
-        for source in unended:
-            yield source, _unended(path)
+    for source in () if writing else unended:
+        yield source, _unended(path)
 
 
 @functools.lru_cache(maxsize=2)
@@ -219,6 +220,7 @@ def _item(packed: Packed) -> Head | Block | End:
 
 def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
     """The frames from byte `start` on with their offsets; where there is none, Damage, and on from the next head."""
+    writing = being_written(path)
     with opened(path) as file:
         size = os.fstat(file.fileno()).st_size
         file.seek(start)
@@ -240,7 +242,7 @@ def _packed(path: Path, start: int) -> Iterator[tuple[int, Packed | Damage]]:
             # One that is damaged and of the wrong length may have taken in the beginning of a head.
             behind = before if last and not last.sound else offset
             start = next_head(file, behind + 1) if places < PLACES_MAX else 0
-            if start or not being_written(path):
+            if start or not writing:
                 rest = f"skipped to byte {start}" if start else "the rest is not read"
                 yield offset, Damage(f"{path}, byte {offset}", f"{found}; {rest}")
             if not start:

@@ -247,7 +247,11 @@ def test_a_tape_that_is_being_written_is_not_called_torn(tmp_path: Path) -> None
     # Read while a frame is under way.
     os.truncate(path, path.stat().st_size - 9)
     assert all(isinstance(block, Block) for block in segment.blocks())
+    # Closed while it is read.
+    reading = segment.blocks()
+    next(reading)
     live.recorder._let_go()
+    assert all(isinstance(block, Block) for block in reading)
     assert not being_written(path)
     assert not isinstance(list(segment.blocks())[-1], Block)
 
