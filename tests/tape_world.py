@@ -54,7 +54,7 @@ def second(number: int) -> Iterator[tuple[str, AnyEvent]]:
         yield "collector-netlink", Netns(t_ns, 7, 4026532001, "customer-blue", True)
         yield "collector-bpf", Probe(t_ns, "tcp_rcvbuf", "tracepoint", "/home/alice/trimtab: no BTF on 10.1.2.3")
         yield "collector-bpf", SysctlWrite(t_ns, 7, 4026532001, 812, 1001, "bobs-deploy", "net/ipv4/tcp_rmem", "1", "2")
-        reason = "held by alice on shop-db-7 from fe80::1 00:16:3e:aa:bb:cc"
+        reason = "after bobs-deploy held by alice on shop-db-7 from fe80::1 00:16:3e:aa:bb:cc"
         yield "actuator", Outcome(t_ns, "tcp_buffer", "net.ipv4.tcp_wmem[2]", 7, 1, 2, "refused", reason, 262144, 0)
     for tenth in range(10):
         t_ns += SEC // 10
@@ -104,7 +104,14 @@ class Live:
     def head(self, number: int) -> Head:
         heard = {name: (lane.epoch_ns, lane.next) for name, lane in self.lanes.items()}
         head = self._session.head(number, Memory(self.folded, heard, *self.decider.remember()), self.probes.values())
-        changes = {"host": HOST, "tai_offset_s": TAI_OFFSET_S, "tai_ns": TAI_NS + self.now_ns - BEGIN_NS, **self._head}
+        session = f"{HOST.boot_id}.{head.session.partition('.')[2]}"
+        changes = {
+            "host": HOST,
+            "session": session,
+            "tai_offset_s": TAI_OFFSET_S,
+            "tai_ns": TAI_NS + self.now_ns - BEGIN_NS,
+            **self._head,
+        }
         return msgspec.structs.replace(head, t_ns=self.now_ns, **changes)
 
     def feed(self, found: Sequence[Batch], turn: int = 4) -> None:

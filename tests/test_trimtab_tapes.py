@@ -212,6 +212,30 @@ def test_every_piece_replays_exactly(tape: Path, tmp_path: Path, capsys: pytest.
         assert all(whole[row["at"], row["topic"]] == row["fields"] for row in kept)
 
 
+def test_a_piece_that_begins_or_ends_at_a_gap_replays(
+    tape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = dumped(capsys, tape)
+    gap = next(number for number, row in enumerate(rows) if row["topic"] == "Gap")
+    for number, row in enumerate(rows[gap - 8 : gap + 8]):
+        moment = f"+{(row['tai_ns'] - TAI_NS) / 1e6:.6f}ms"
+        before, behind = tmp_path / f"{number}a.tape", tmp_path / f"{number}b.tape"
+        assert main(["tape", "cut", str(tape), "--to", moment, "-o", str(before)]) == 0
+        assert main(["tape", "cut", str(tape), "--from", moment, "-o", str(behind)]) == 0
+        wishes(before, behind)
+        kept = [[(each["at"], each["fields"]) for each in dumped(capsys, path)] for path in (before, behind)]
+        whole = [(each["at"], each["fields"]) for each in rows]
+        assert whole[: len(kept[0])] == kept[0]
+        assert whole[-len(kept[1]) :] == kept[1]
+
+
+def test_a_piece_knows_the_probes_that_were_told_of_before_it(tmp_path: Path) -> None:
+    record(tmp_path / "t", 9)
+    out = tmp_path / "out.tape"
+    assert main(["tape", "cut", str(tmp_path / "t"), "--from", "+3s", "-o", str(out)]) == 0
+    assert [probe.name for probe in replayed(out)[0][0].head.probes] == ["tcp_rcvbuf"]
+
+
 def test_a_piece_of_a_piece_replays_and_says_that_it_was_cut(tape: Path, tmp_path: Path) -> None:
     piece, crumb = tmp_path / "piece.tape", tmp_path / "crumb.tape"
     assert main(["tape", "cut", str(tape), "--from", "+3.21s", "--to", "+12.34s", "-o", str(piece)]) == 0
@@ -473,7 +497,7 @@ def test_one_bad_file_does_not_keep_the_others_from_being_read(
     assert "tcp_buffer" in said.out
 
 
-@pytest.mark.parametrize("kind", ["removed", "duplicated", "swapped"])
+@pytest.mark.parametrize("kind", ["removed", "last", "duplicated", "swapped"])
 def test_frames_that_are_missing_doubled_or_out_of_order_are_told_of(
     tape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
@@ -483,6 +507,8 @@ def test_frames_that_are_missing_doubled_or_out_of_order_are_told_of(
     match kind:
         case "removed":
             del found[first]
+        case "last":
+            del found[blocks[-1]]
         case "duplicated":
             found.insert(first, found[first])
         case _:

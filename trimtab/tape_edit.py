@@ -112,9 +112,9 @@ def _last(head: Head, found: Sequence[Batched], first: int, until_ns: int | None
         return None
     for batched in found:
         for at, event in enumerate(batched.events, batched.first):
+            # A Gap is made of the batch behind it, and has the time of its first event: both are kept, or none.
             if at >= first and utc_ns(head, event.t_ns) > until_ns:
-                # A Gap is made of the batch behind it, and not kept without.
-                return at - 1 if at == batched.first + 1 and batched.gap and at > first else at
+                return at
     return None
 
 
