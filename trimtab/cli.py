@@ -80,6 +80,19 @@ def status(run_dir: Path, state_dir: Path, as_json: bool) -> int:
 @cli.command()
 @dirs
 @as_json
+def drops(run_dir: Path, state_dir: Path, as_json: bool) -> int:
+    """Say what the kernel drops, where, and why.
+
+    In words, and which tunable can cure it, if any. Exit code 3 when nobody counts.
+    """
+    from trimtab import drops
+
+    return drops.show_drops(run_dir, state_dir, as_json)
+
+
+@cli.command()
+@dirs
+@as_json
 def tunables(run_dir: Path, state_dir: Path, as_json: bool) -> int:
     """List what may be changed.
 

@@ -11,8 +11,9 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from trimtab import allowed, announce, exits, managed, rundir, show
+from trimtab import allowed, announce, drops, exits, managed, rundir, show
 from trimtab.allowed import Allowed
+from trimtab.drops import Drop
 
 SCHEMA = "trimtab.status/v1"
 STALE_NS = 10_000_000_000
@@ -58,6 +59,8 @@ class Status(Struct, frozen=True):
     missing: list[str]
     late_verdicts: int = 0
     """Verdicts that the actuator did not count: too late, about a change that had ended, or not from the guard."""
+    drops: list[Drop] = []
+    """What the kernel drops most, and why."""
 
 
 def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
@@ -89,6 +92,7 @@ def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
         document["watched"],
         document["missing"],
         sum(_numbers(row["status"]).get("late_verdicts", 0) for row in rows),
+        drops.told(row["status"] for row in rows),
     )
 
 
@@ -216,5 +220,8 @@ def _print(status: Status, run_dir: Path) -> None:
     print(f"changes: {counted or 'none'}")
     if status.late_verdicts:
         print(f"verdicts that did not count: {status.late_verdicts}")
+    for drop in status.drops:
+        if drop.cure and drop.per_s:
+            print(f"dropped: {drop.per_s:g} packets/s, {drop.meaning} ({drop.reason}); see `trimtab drops`")
     for what in status.missing:
         print(f"without {what}")
