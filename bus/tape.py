@@ -19,7 +19,11 @@ were dropped still replays exactly. A block is a run of records, each
 
 and ends where all that had come had been folded, so that its wishes are all there. An end (End, a map) says that the
 segment was closed in order; without one the process was killed, or the disk was full. Segments are files of their own,
-DECIDER/BEGAN-NUMBER.tape; files put one behind the other, but for MAGIC and FORMAT, make a tape, too.
+DECIDER/BEGAN-NUMBER.tape, locked (flock(2)) while they are written; files put one behind the other, but for MAGIC and
+FORMAT, make a tape, too.
+
+A reader that meets damage goes on at the next head of that source; where the stream itself is damaged, at the next
+bytes that look like the beginning of one.
 
 Evolution: Head and End get fields with a default. Anything else raises FORMAT.
 """
@@ -96,7 +100,7 @@ class Head(Struct, frozen=True, kw_only=True):
     module: str
     """Where its code is, as Python names it."""
     code: str
-    """Revision of the code: a digest over what decides (see deciders.revision)."""
+    """Revision of the code: a digest over what decides (see bus.revision)."""
     session: str
     """Names this run of the process, among all of all hosts."""
     number: Count
