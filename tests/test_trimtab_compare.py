@@ -260,6 +260,7 @@ def test_another_checkouts_code_decides_as_it_does_there(tapes: Path, tmp_path: 
     found = row(ran, RMEM)
     assert found["candidate"]["peak"] < found["recorded"]["peak"]
     assert found["candidate"]["changes"] > 0
+    assert not list(other.rglob("__pycache__"))
     both = run(tapes, "--code", other, "--policy", policy(tmp_path, f'[tunables."{RMEM}"]\nhigh = 1000000\n'), "--json")
     assert row(both, RMEM)["candidate"]["peak"] == 1000000
     assert row(both, WMEM)["candidate"] == row(ran, WMEM)["candidate"]

@@ -32,10 +32,10 @@ def compare(code: Path, tapes: Sequence[Path], policy: Path | None, count: int |
         file = policy.resolve() if policy else Path(empty.name)
         argv = ["replay", *(str(tape.resolve()) for tape in tapes), "--policy", str(file), "--json"]
         argv += ["--jobs", str(count)] if count else []
-        # The directory comes first on its path: -m puts the working directory there.
+        # -B: nothing is written there. The directory comes first on its path: -m puts the working directory there.
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         ran = subprocess.run(
-            [sys.executable, "-m", "trimtab", *argv], cwd=code, env=environment, capture_output=True, text=True
+            [sys.executable, "-B", "-m", "trimtab", *argv], cwd=code, env=environment, capture_output=True, text=True
         )
     try:
         document = msgspec.json.decode(ran.stdout, type=dict[str, Any])

@@ -76,7 +76,19 @@ class Found:
         # Of many hosts, only what differs is worth a line.
         shown = [(host, row) for host, row in rows if row.differs or not several]
         if shown:
-            head = ["", "host", "tunable", "namespace", "changes", "refused", "reverted", "peak", "final", "reversals"]
+            head = [
+                "",
+                "host",
+                "tunable",
+                "namespace",
+                "changes",
+                "refused",
+                "reverted",
+                "confirmed",
+                "peak",
+                "final",
+                "reversals",
+            ]
             show.table(head, [_line(host, row) for host, row in shown])
             print()
         if len(shown) < len(rows):
@@ -162,7 +174,10 @@ def _sides(row: Row) -> Sequence[Tally]:
 def _line(host: Machine, row: Row) -> list[object]:
     one, other = row.recorded, row.candidate
     where = show.plain(row.namespace) or (str(row.netns) if row.netns else "")
-    cells = [_both(getattr(one, name), getattr(other, name)) for name in ("reverted", "peak", "final", "reversals")]
+    cells = [
+        _both(getattr(one, name), getattr(other, name))
+        for name in ("reverted", "confirmed", "peak", "final", "reversals")
+    ]
     refused = ", ".join(
         f"{kind} {_both(one.refused.get(kind, 0), other.refused.get(kind, 0))}"
         for kind in sorted(one.refused.keys() | other.refused.keys())
