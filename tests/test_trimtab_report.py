@@ -515,6 +515,15 @@ def test_what_is_no_tape_is_said_in_one_line_and_the_old_page_stays(tmp_path: Pa
     assert sorted(path.name for path in tmp_path.iterdir()) == ["no.tape", "out.html"]
 
 
+def test_a_tape_is_never_overwritten(tapes: Path, tmp_path: Path) -> None:
+    tape = tmp_path / "a.tape"
+    before = next((tapes / "gw-01/guard").iterdir()).read_bytes()
+    tape.write_bytes(before)
+    with pytest.raises(TapeError, match="that is one of the tapes"):
+        report.write([tmp_path], tape)
+    assert tape.read_bytes() == before
+
+
 def test_a_page_that_cannot_be_written_is_an_error_in_one_line(tapes: Path, tmp_path: Path) -> None:
     ran = run(str(tapes / "gw-01"), "-o", str(tmp_path / "nowhere/out.html"), folder=tmp_path)
     assert ran.returncode == exits.ERROR

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from bus import tape_reader
+from bus.tape import TapeError
 from trimtab import exits
 
 HERE = "trimtab.report_page"
@@ -30,6 +31,8 @@ def write(tapes: Sequence[Path], output: Path) -> int:
     from trimtab.report_page.view import page
 
     files = tape_reader.find(tapes)
+    if output.exists() and any(output.samefile(path) for path in files):
+        raise TapeError(f"{output}: that is one of the tapes")
     with _progress(sum(len(tape_reader.segments(path)) for path in files)) as on_head:
         found = gather(files, on_head)
     for damage in found.damage:
