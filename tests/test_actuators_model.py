@@ -46,6 +46,8 @@ WANTS = {
 }
 FOREIGN = {RMEM: [4096, 262144, 300000, 333333, 2**30], **{name: [8, 512, 600, 1024, 2**22] for name in THRESH}}
 LEASE_NS = 30 * 10**9
+WISH_NS = 11_700_000
+"""Between two wishes: of more than a hundred refusals in a second not all are told."""
 HOUR_NS = 3600 * 10**9
 TURNS = 2
 MIDWAY = 10**9
@@ -232,6 +234,7 @@ class Actuator(RuleBasedStateMachine):
 
     def judged(self, spot: Spot, want: int) -> str:
         """What a wish does to the model, whether or not it is granted. Returns why it is refused, if it is."""
+        self.ahead_ns += WISH_NS
         if spot in self.unseen and self.wants[spot] != self.ours[spot].stands:
             self.taken(spot)
         refusal = self.refusal(spot, want)
@@ -300,6 +303,7 @@ class Actuator(RuleBasedStateMachine):
     )
     def evil_wish(self, place: int, lie: dict[str, Any]) -> None:
         spot = self.spots[place % len(self.spots)]
+        self.ahead_ns += WISH_NS
         fields = {"want": WANTS[spot.tunable][0], "believed": self.now[spot], **lie}
         if spot in self.unseen and "t_ns" not in lie and not lie.keys() & {"asker", "tunable", "netns", "why"}:
             self.taken(spot)  # it is right about nothing, but it makes the actuator look
