@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Callable
 from itertools import zip_longest
 from pathlib import Path
@@ -28,6 +30,7 @@ from trimtab import jobs
 from trimtab.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
+SEEDS = 60
 Run = Callable[..., "Ran"]
 
 
@@ -353,6 +356,27 @@ def test_what_cannot_be_played_here_is_a_line_and_degraded(
     assert word in ran.err
     assert sum(line["skipped"] for line in ran.document["deciders"]) == 1
     assert sum(line["different"] for line in ran.document["deciders"]) == 0
+
+
+def test_damage_of_every_kind_is_words_and_a_code(tmp_path: Path, run: Run) -> None:
+    for number in range(3):
+        record(tmp_path / str(number), 4)
+    raw = opening() + b"".join(
+        joined(tape_damage.frames(only(tmp_path / str(number)).read_bytes())) for number in range(3)
+    )
+    path, policy = tmp_path / "wild.tape", tmp_path / "candidate.toml"
+    policy.touch()
+    codes: Counter[int] = Counter()
+    for seed in range(SEEDS):
+        path.write_bytes(tape_damage.wild(random.Random(seed), raw))
+        ran = run(path)
+        codes[ran.code] += 1
+        assert ran.code in (0, 1, 2, 3), seed
+        if ran.code in (1, 3):
+            assert ran.err, seed
+        if seed % 4 == 0:
+            assert run(path, options=("--policy", str(policy), "--json", "-j1")).code in (0, 1, 3), seed
+    assert codes[3] > SEEDS / 4
 
 
 def test_nothing_that_a_tape_names_is_imported_or_obeyed(tmp_path: Path, run: Run) -> None:
