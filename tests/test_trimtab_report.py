@@ -397,9 +397,9 @@ def test_a_series_keeps_the_extremes_and_the_mean_in_bounded_memory() -> None:
 
 def test_steps_and_spans_take_what_comes_late() -> None:
     steps, spans = Steps(), Spans()
-    for t_ns, value in ((10, 1), (20, 1), (30, 2), (15, 1), (5, 7), (40, 2)):
+    for t_ns, value in ((10, 1), (20, 1), (30, 2), (28, 2), (15, 1), (5, 7), (40, 2)):
         steps.add(t_ns, value)
-    assert steps.points() == [(5, 7), (10, 1), (30, 2)]
+    assert steps.points() == [(5, 7), (10, 1), (28, 2)]
     for start, end in ((0, 10), (10, 20), (40, 50), (20, 40), (60, 70)):
         spans.add(start, end)
     assert spans.all == [(0, 50), (60, 70)]
