@@ -145,7 +145,9 @@ def _layout(place: Place) -> str:
         ["[Unit]", "Description=trimtab: its directories, and its configuration as the roles read it"],
         ["Documentation=man:trimtab(1)", f"PartOf={TARGET}", "", "[Service]", "Type=notify", f"Slice={SLICE}"],
         [_command(place, "trimtab.layout", *place.dirs(), *config), "TimeoutStartSec=30s"],
+        # Kept: when all of it ends at once, the roles stop in order in a directory that is still there.
         [f"RuntimeDirectory={place.below(place.run_dir, RUN)}", "RuntimeDirectoryMode=0755"],
+        ["RuntimeDirectoryPreserve=yes"],
         [f"StateDirectory={place.below(place.state_dir, STATE)}", "StateDirectoryMode=0711"],
         ["CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_FOWNER CAP_FSETID"],
         ["ProtectKernelTunables=yes", "PrivateNetwork=yes", "RestrictAddressFamilies=AF_UNIX"],

@@ -1,0 +1,113 @@
+# Apache-2.0 (see LICENSE)
+"""What the modules share: where trimtab is on a host, and what is asked of it. Runs on the host, under any Python 3.8."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+
+ROOT = "/opt/trimtab"
+CONFIG_DIR = "/etc/trimtab"
+RUN_DIR = "/run/trimtab"
+STATE_DIR = "/var/lib/trimtab"
+FACT_FILE = "/etc/ansible/facts.d/trimtab.fact"
+LOG = "/var/log/trimtab.log"
+MODE_FILE = CONFIG_DIR + "/conf.d/90-mode.toml"
+COMPLETE = ".complete"
+SAID_MAX = 2000
+
+
+class HostError(Exception):
+    """Something on this host that is not as it must be: says what."""
+
+
+class Installed:
+    """The installation on this host, or none."""
+
+    def __init__(self, module):
+        self.module = module
+
+    @property
+    def current(self):
+        return os.path.join(ROOT, "current")
+
+    @property
+    def program(self):
+        return os.path.join(self.current, "bin", "trimtab")
+
+    @property
+    def release(self):
+        """The release that `current` names; empty where there is none."""
+        try:
+            return os.path.basename(os.readlink(self.current))
+        except OSError:
+            return ""
+
+    def releases(self):
+        """Those that are there whole."""
+        folder = os.path.join(ROOT, "releases")
+        names = os.listdir(folder) if os.path.isdir(folder) else []
+        return sorted(name for name in names if os.path.exists(os.path.join(folder, name, COMPLETE)))
+
+    def facts(self):
+        """What trimtab says of itself (trimtab.facts); nothing where it is not installed. HostError where it cannot."""
+        if not os.path.exists(self.program):
+            return {}
+        python = os.path.join(self.current, "bin", "python")
+        code, out, err = self.module.run_command([python, "-I", "-B", "-m", "trimtab.facts"])
+        if code:
+            raise HostError("trimtab does not work here: %s" % last(out + err))
+        return json.loads(out)
+
+    def run(self, *words):
+        """trimtab's (exit code, output in one string)."""
+        code, out, err = self.module.run_command([self.program] + list(words))
+        return code, (out + err).strip()
+
+
+def last(text):
+    """The last that a program said, in one line, not too long."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return ("; ".join(lines[-3:]) or "it said nothing")[-SAID_MAX:]
+
+
+def service_manager():
+    """systemd(1) is running: sd_booted(3). Else trimtab's own supervisor keeps its roles."""
+    return "systemd" if os.path.isdir("/run/systemd/system") else "supervisor"
+
+
+def read(path):
+    """A file's text; empty where it is not there."""
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except FileNotFoundError:
+        return ""
+
+
+def write(path, text, mode=0o644):
+    """Replace a file at once, so that an interruption leaves the old one or the new one."""
+    folder = os.path.dirname(path)
+    os.makedirs(folder, 0o755, exist_ok=True)
+    handle, fresh = tempfile.mkstemp(prefix=".trimtab-", dir=folder)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(fresh, mode)
+        os.rename(fresh, path)
+    except OSError:
+        os.unlink(fresh)
+        raise
+
+
+def difference(before, after, header):
+    """A diff as Ansible shows it."""
+    return {"before": before, "after": after, "before_header": header, "after_header": header}
+
+
+def error_of(error):
+    """An OSError in one line, with the file."""
+    return "%s: %s" % (error.filename, error.strerror) if getattr(error, "filename", None) else str(error)

@@ -1,0 +1,265 @@
+#!/usr/bin/python
+# Apache-2.0 (see LICENSE)
+"""trimtab's roles on a host: kept by systemd or, where there is none, by its own supervisor."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: trimtab_service
+short_description: Start, restart or stop trimtab
+version_added: "0.1.0"
+author: trimtab (@trimtab)
+description:
+  - Renders the systemd units and users from trimtab's own table of roles (C(trimtab units)), starts them, and waits until
+    all roles are ready.
+  - Whether a restart is needed is seen on the host (something that it was started from is newer than it is), so that a
+    play that was interrupted between a change and the restart is put right by the next one.
+  - A restart ends trials, and holds what is confirmed.
+options:
+  state:
+    description:
+      - C(started) brings up what is down or out of date.
+      - C(stopped) puts back what is on trial; it stays down over a reboot.
+      - C(absent) stops, and removes units and users.
+    type: str
+    choices: [started, stopped, absent]
+    default: started
+  manager:
+    description: What keeps the roles.
+    type: str
+    choices: [auto, systemd, supervisor]
+    default: auto
+  patience:
+    description: How many seconds it may take to get ready.
+    type: int
+    default: 60
+attributes:
+  check_mode:
+    support: full
+    description: Says what would change.
+  diff_mode:
+    support: full
+    description: Shows units, users, and the state.
+"""
+
+EXAMPLES = r"""
+- name: Have it run
+  trimtab.fleet.trimtab_service:
+    state: started
+"""
+
+RETURN = r"""
+trimtab:
+  description: What it says of itself afterwards; see M(trimtab.fleet.trimtab_info).
+  returned: success
+  type: dict
+"""
+
+import glob
+import json
+import os
+import subprocess
+import time
+
+from ansible.module_utils.basic import AnsibleModule
+from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
+    CONFIG_DIR,
+    LOG,
+    MODE_FILE,
+    RUN_DIR,
+    HostError,
+    Installed,
+    difference,
+    error_of,
+    last,
+    read,
+    service_manager,
+    write,
+)
+
+TARGET = "trimtab.target"
+LAYOUT = "trimtab-layout.service"
+UNITS = "/etc/systemd/system/trimtab*"
+USERS = "/etc/sysusers.d/trimtab.conf"
+LOCK = os.path.join(RUN_DIR, "supervisor.lock")
+STEP_S = 0.2
+
+
+class Service:
+    """The roles on this host."""
+
+    def __init__(self, module, installed, systemd):
+        self.module = module
+        self.installed = installed
+        self.systemd = systemd
+        self.diffs = []
+
+    def started(self):
+        """Bring it up, where it is not up with what is there now."""
+        self.render()
+        why = self.due()
+        if why:
+            self.diffs.append(difference("%s\n" % why, "running\n", "trimtab"))
+        if why and not self.module.check_mode:
+            self.restart()
+        return {} if self.module.check_mode else self.wait()
+
+    def stopped(self):
+        """Bring it down, whatever state it is in."""
+        enabled = self.systemd and self.call("systemctl", "is-enabled", TARGET) == 0
+        if self.since() or enabled:
+            self.diffs.append(difference("running\n" if self.since() else "enabled\n", "stopped\n", "trimtab"))
+            if not self.module.check_mode:
+                self.stop()
+        return {}
+
+    def absent(self):
+        """Down, and no unit or user left."""
+        self.stopped()
+        paths = [*glob.glob(UNITS), USERS] if self.systemd else []
+        gone = [path for path in paths if os.path.lexists(path)]
+        self.diffs += [difference(read(path), "", path) for path in gone]
+        if gone and not self.module.check_mode:
+            users = [line.split()[1] for line in read(USERS).splitlines() if line.startswith("u ")]
+            for path in gone:
+                os.unlink(path)
+            for name in users:
+                self.must("userdel", name)
+            self.call("groupdel", "trimtab")
+            self.must("systemctl", "daemon-reload")
+            self.call("systemctl", "reset-failed", "trimtab*")
+        return {}
+
+    # --- how
+
+    def render(self):
+        """The units as the release that is in use has them. Those of deciders that are off go."""
+        if not self.systemd or not self.installed.release:
+            return
+        code, out = self.installed.run("units", "--json")
+        if code:
+            raise HostError(last(out))
+        files = {os.path.join("/etc", path): text for path, text in json.loads(out)["files"].items()}
+        stale = [path for path in glob.glob(UNITS) if path not in files]
+        changed = {path: text for path, text in files.items() if read(path) != text}
+        self.diffs += [difference(read(path), text, path) for path, text in changed.items()]
+        self.diffs += [difference(read(path), "", path) for path in stale]
+        if (changed or stale) and not self.module.check_mode:
+            for path, text in changed.items():
+                write(path, text)
+            for path in stale:
+                self.call("systemctl", "disable", "--now", os.path.basename(path))
+                os.unlink(path)
+            self.must("systemd-sysusers", USERS)
+            self.must("systemctl", "daemon-reload")
+
+    def due(self):
+        """Why it must be started; empty where it need not."""
+        since = self.since()
+        if not since:
+            return "stopped"
+        if self.systemd and self.call("systemctl", "is-enabled", TARGET):
+            return "not started at boot"
+        newer = [path for path in self.made_from() if os.lstat(path).st_ctime > since]
+        return "running since before %s changed" % newer[0] if newer else ""
+
+    def made_from(self):
+        """All that a start depends on; the mode is changed while it runs."""
+        config = [path for path in glob.glob(CONFIG_DIR + "/**", recursive=True) if path.endswith(".toml")]
+        paths = [self.installed.current, *(path for path in config if path != MODE_FILE)]
+        return paths + (glob.glob(UNITS + ".service") if self.systemd else [])
+
+    def holder(self):
+        """The pid of what runs there: it holds the lock, proc_locks(5). 0 where nothing does."""
+        try:
+            inode = os.stat(LOCK).st_ino
+        except OSError:
+            return 0
+        for line in read("/proc/locks").splitlines():
+            words = line.split()
+            if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
+                return int(words[4])
+        return 0
+
+    def since(self):
+        """When it was started, in seconds since 1970; 0 where it does not run."""
+        stat = read("/proc/%d/stat" % self.holder())
+        if not stat:
+            return 0
+        # proc_pid_stat(5), field 22: ticks after boot. Rounded up, that what was written just before counts as older.
+        ticks = int(stat.rpartition(")")[2].split()[19]) + 1
+        boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
+        return boot + ticks / os.sysconf("SC_CLK_TCK")
+
+    def restart(self):
+        if self.systemd:
+            self.must("systemctl", "enable", "-q", TARGET)
+            self.must("systemctl", "restart", TARGET)
+            return
+        self.stop()
+        os.makedirs(os.path.dirname(LOG), exist_ok=True)
+        with open(LOG, "ab") as log:
+            argv = [self.installed.program, "run"]
+            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
+
+    def stop(self):
+        if self.systemd:
+            self.must("systemctl", "disable", "-q", TARGET)
+            self.must("systemctl", "stop", TARGET, LAYOUT)
+        if self.installed.release:
+            code, said = self.installed.run("off")
+            if code:
+                raise HostError("cannot be stopped: %s" % last(said))
+
+    def wait(self):
+        """Until all roles are ready. HostError with the reason when that takes too long."""
+        deadline = time.monotonic() + self.module.params["patience"]
+        while True:
+            facts = self.installed.facts()
+            if facts.get("ready"):
+                return facts
+            if time.monotonic() > deadline:
+                raise HostError("not ready: %s" % (facts.get("problem") or self.words()))
+            if not self.holder() and time.monotonic() > deadline - self.module.params["patience"] + 5:
+                raise HostError("did not start: %s" % self.words())
+            time.sleep(STEP_S)
+
+    def words(self):
+        """The last that it said."""
+        if not self.systemd:
+            return last(read(LOG))
+        argv = ["journalctl", "-q", "-o", "cat", "-n", "5", "-u", "trimtab*", "--no-pager"]
+        return last(self.module.run_command(argv)[1])
+
+    def call(self, *argv):
+        return self.module.run_command(list(argv))[0]
+
+    def must(self, *argv):
+        code, out, err = self.module.run_command(list(argv))
+        if code:
+            raise HostError("%s: %s" % (" ".join(argv), last(out + err)))
+
+
+def main():
+    module = AnsibleModule(
+        argument_spec={
+            "state": {"type": "str", "choices": ["started", "stopped", "absent"], "default": "started"},
+            "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
+            "patience": {"type": "int", "default": 60},
+        },
+        supports_check_mode=True,
+    )
+    manager = module.params["manager"]
+    manager = service_manager() if manager == "auto" else manager
+    service = Service(module, Installed(module), manager == "systemd")
+    try:
+        facts = getattr(service, module.params["state"])()
+    except HostError as error:
+        module.fail_json(msg="trimtab: %s" % error)
+    except OSError as error:
+        module.fail_json(msg="trimtab: %s" % error_of(error))
+    module.exit_json(changed=bool(service.diffs), diff=service.diffs, trimtab=facts)
+
+
+if __name__ == "__main__":
+    main()
