@@ -350,6 +350,15 @@ def test_what_is_confirmed_stays_when_trials_are_put_back() -> None:
     assert found.tallies[Spot(RMEM, 7)].reversals == 0
 
 
+def test_what_stands_when_trimtab_has_come_back_is_what_it_then_put_back() -> None:
+    found = model()
+    found.ask(wish(1500000), SEC)
+    found.stop("trimtab stops", 2 * SEC)
+    assert found.tallies[Spot(RMEM, 7)].final == 1500000
+    found.stop("left by a run that did not stop in order", 3 * SEC)
+    assert found.tallies[Spot(RMEM, 7)].final == 1000000
+
+
 def test_two_turns_within_the_hour_park_a_key() -> None:
     found = model()
     values = [1000000, 1400000, 1000000, 1400000, 1000000]

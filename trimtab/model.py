@@ -16,7 +16,7 @@ from msgspec import Struct
 from actuators import gate
 from actuators.gate import Refused, View
 from actuators.pace import Move, Pace
-from actuators.records import Spot
+from actuators.records import STOPPED_WHY, Spot
 from actuators.relations import Relations
 from actuators.voice import clipped
 from bus.schema import AnyEvent, Outcome, Trial, Value, Verdict, Wish
@@ -184,14 +184,16 @@ class Model:
     # --- what happens to the host ---------------------------------------------------------------------------------
 
     def stop(self, why: str, t_ns: int, spots: Collection[Spot] | None = None) -> list[AnyEvent]:
-        """What is on trial (at these spots) is put back, by no policy's decision."""
+        """What is on trial (at these spots) is put back, by no policy's decision. When trimtab stops in order, what
+        stood until then is still what a policy has come to; not when it has come back."""
         told: list[AnyEvent] = []
+        last = why == STOPPED_WHY
         for key in list(self.keys.values()) if spots is None else [self.keys[spot] for spot in spots]:
             going = [number for number in key.changes if _on_trial(key, number)]
+            final = key.tally.final
             if going:
-                final = key.tally.final
                 told += [self._undo(key, going, key.before(going[0]), why, t_ns, turn=False), self.value(key, t_ns)]
-                key.tally.final = final
+            key.tally.final = final if last else key.value
         return told
 
     def give_back(self, key: Key, value: int, why: str, t_ns: int) -> list[AnyEvent]:

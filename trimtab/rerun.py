@@ -78,7 +78,7 @@ class Rerun:
 
     def stop(self, t_ns: int) -> None:
         """The actuator's process begins anew: what was on trial has been put back."""
-        self._answers.extend(self.model.stop(STOPPED_WHY, t_ns))
+        self._answers.extend(self.model.stop(LEFT_BEHIND_WHY, t_ns))
 
     def feed(self, events: Events) -> None:
         """The next events."""
