@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import random
@@ -428,6 +429,19 @@ def test_a_process_that_is_killed_is_one_line(monkeypatch: pytest.MonkeyPatch) -
 
 def lambda_kill(_: int) -> None:
     os.kill(os.getpid(), 9)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize(("screen", "shown"), [(Terminal(), True), (io.StringIO(), False)])
+def test_progress_is_for_a_terminal(monkeypatch: pytest.MonkeyPatch, screen: io.StringIO, shown: bool) -> None:
+    monkeypatch.setattr(jobs, "QUIET_S", 0.0)
+    monkeypatch.setattr(sys, "stderr", screen)
+    assert sorted(jobs.each(abs, [-1, -2, -3], 1, "counting")) == [1, 2, 3]
+    assert ("counting" in screen.getvalue()) == shown
 
 
 def test_numbers_of_a_lane_are_those_of_the_head(tmp_path: Path) -> None:
