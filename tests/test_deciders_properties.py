@@ -174,6 +174,15 @@ def test_taken_up_at_any_event_a_decider_goes_on_as_if_nothing_had_been(name: st
     put_down_and_taken_up_at_every_event(name, data.draw(stream(ALL[name].TOPICS)))
 
 
+def test_what_was_asked_for_a_moment_ago_is_not_asked_for_again_after_a_cut() -> None:
+    """The engine's own memory: this decider asks at every event."""
+    value = Value(10**9, "net.core.somaxconn", 7, 0, 128, 128, 128, 65535, False)
+    counted = [Counters(2 * 10**9 + n * 10**8, 7, "net/netstat", {"TcpExt.ListenOverflows": 10 * n}) for n in range(20)]
+    put_down_and_taken_up_at_every_event("listen_backlog", [value, *counted])
+    asked = [event.t_ns for event, wishes in decide([value, *counted], [begun("listen_backlog")]) if wishes]
+    assert asked == [2_100_000_000, 3_100_000_000]
+
+
 @pytest.mark.parametrize("name", ALL)
 @tries(4)
 @given(st.data())
