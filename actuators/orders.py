@@ -50,9 +50,10 @@ class Orders:
         return self.revert_change(ask.change, f"reverted by {_who(ask)}")
 
     def revert_change(self, change: int, why: str) -> Answer:
-        """Undo a change, and park its key: what has hurt once is not tried again until `release`."""
+        """Undo a change with what hangs on it, and park its key: what has hurt once is not tried again until
+        `release`."""
         try:
-            tally = self._undo.one(change, Ending("reverted", why, held=f"parked: {why}"))
+            tally = self._undo.since(change, Ending("reverted", why, held=f"parked: {why}"))
         except UndoError as error:
             return Answer(False, [str(error)])
         return _answer(tally)

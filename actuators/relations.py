@@ -49,17 +49,21 @@ class Relations:
     def fits(self, name: str, value: int, value_of: Callable[[str], int | None]) -> bool:
         """Whether `name` may be `value` beside the others; one whose value is None does not count, nor does a 0 which
         says that the twin counts."""
+        return not self.broken(name, value, value_of)
+
+    def broken(self, name: str, value: int, value_of: Callable[[str], int | None]) -> set[str]:
+        """Those beside which `name` may not be `value`."""
 
         def size(other: str, found: int | None) -> int | None:
             return None if found == 0 and other in self.twin else found
 
         here = size(name, value)
-        above = (size(other, value_of(other)) for other in self.above.get(name, ()))
-        below = (size(other, value_of(other)) for other in self.below.get(name, ()))
-        return here is None or (
-            all(other is None or here <= other for other in above)
-            and all(other is None or here >= other for other in below)
-        )
+        if here is None:
+            return set()
+        above = {other: size(other, value_of(other)) for other in self.above.get(name, ())}
+        below = {other: size(other, value_of(other)) for other in self.below.get(name, ())}
+        passed = {other for other, its in above.items() if its is not None and here > its}
+        return passed | {other for other, its in below.items() if its is not None and here < its}
 
 
 class Target(Struct, frozen=True):

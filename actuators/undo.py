@@ -85,14 +85,29 @@ class Undo:
     def one(self, change: int, ending: Ending) -> Tally:
         """Put back what stood before one change; later changes of the same key are undone with it. Raises UndoError
         with a sentence when there is nothing to undo, or it would break a relation."""
-        kept = next((one for one in self._keeper.standing.values() if change in one.changes), None)
-        if not kept:
-            raise UndoError(f"change {change} does not stand (any more); `trimtab history` lists them")
+        kept = self._having(change)
         later = tuple(number for number in kept.changes if number >= change)
         target = kept.before(change)
-        self._check(kept, target)
+        self._check(Target(kept.spot, target, kept.newest), self._values([kept]))
         tally = Tally()
         self._restore(kept, target, later, ending, tally)
+        return tally
+
+    def since(self, change: int, ending: Ending) -> Tally:
+        """As one(), and with it what was changed since at the keys tied to it that stand in the way."""
+        kept = self._having(change)
+        first = {kept.spot: change}
+        while more := self._in_the_way(first, change):
+            first |= more
+        moves = self._back_to(first)
+        values = self._then(first, moves)
+        for move in moves:
+            self._check(move, values)
+        tally = Tally()
+        for move in ordered(moves, self.relations, self._values(self._keeper.standing[spot] for spot in first)):
+            one = self._keeper.standing[move.spot]
+            ids = tuple(number for number in one.changes if number >= first[move.spot])
+            self._restore(one, move.target, ids, ending, tally)
         return tally
 
     def recover(self) -> list[Spot]:
@@ -133,6 +148,40 @@ class Undo:
         self._keeper.settle(kept.spot, "lost", "the namespace has gone", None)
 
     # --- how ------------------------------------------------------------------------------------------------------
+
+    def _having(self, change: int) -> Standing:
+        kept = next((one for one in self._keeper.standing.values() if change in one.changes), None)
+        if not kept:
+            raise UndoError(f"change {change} does not stand (any more); `trimtab history` lists them")
+        return kept
+
+    def _back_to(self, first: dict[Spot, int]) -> list[Target]:
+        """Where the keys go when these changes, the first to go of each, and all after them are undone."""
+        kept = {spot: self._keeper.standing[spot] for spot in first}
+        return [Target(spot, one.before(first[spot]), one.newest) for spot, one in kept.items()]
+
+    def _then(self, first: dict[Spot, int], moves: Iterable[Target]) -> dict[Spot, int]:
+        """What stands there, and at the keys tied to those, after these moves."""
+        now = self._values(self._keeper.standing[spot] for spot in first)
+        return now | {move.spot: move.target for move in moves}
+
+    def _in_the_way(self, first: dict[Spot, int], change: int) -> dict[Spot, int]:
+        """The keys beside which those may not go back, with the first change of ours there after this one."""
+        moves = self._back_to(first)
+        values = self._then(first, moves)
+        broken = {spot for move in moves for spot in self._broken(move, values)}
+        found: dict[Spot, int] = {}
+        for spot in broken - first.keys():
+            kept = self._keeper.standing.get(spot)
+            later = [number for number in kept.changes if number > change] if kept else []
+            if later:
+                found[spot] = min(later)
+        return found
+
+    def _broken(self, move: Target, values: dict[Spot, int]) -> set[Spot]:
+        netns = move.spot.netns
+        names = self.relations.broken(move.spot.tunable, move.target, lambda name: values.get(Spot(name, netns)))
+        return {Spot(name, netns) for name in names}
 
     def _restore(self, kept: Standing, target: int, ids: tuple[int, ...], ending: Ending, tally: Tally) -> None:
         try:
@@ -192,12 +241,11 @@ class Undo:
             values[one.spot] = one.stands
         return values
 
-    def _check(self, kept: Standing, target: int) -> None:
-        name, netns = kept.spot.tunable, kept.spot.netns
-        tied = self._kernel.related(self.relations.of(name), netns, kept.site.inode)
-        if not self.relations.fits(name, target, tied.get):
-            beside = ", ".join(f"{other} is {value}" for other, value in sorted(tied.items()))
-            raise UndoError(f"{name} cannot go back to {target} alone, as {beside}; undo those first, or all")
+    def _check(self, move: Target, values: dict[Spot, int]) -> None:
+        if broken := self._broken(move, values):
+            beside = ", ".join(f"{spot.tunable} is {values[spot]}" for spot in sorted(broken))
+            name = move.spot.tunable
+            raise UndoError(f"{name} cannot go back to {move.target} alone, as {beside}; undo those first, or all")
 
     def _take_up(self, left: Leftover) -> bool:
         """Make a leftover known again. Returns whether something of ours stands there."""

@@ -304,9 +304,38 @@ def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path
 # --- what the guard cannot have
 
 
-def test_a_verdict_that_a_relation_forbids_is_said_once_with_the_reason(world: World) -> None:
-    for key, want in ((THRESH[2], 2048), (THRESH[1], 1024), (THRESH[1], 1500)):
+def test_a_verdict_takes_back_what_was_changed_since_and_stands_in_the_way(world: World) -> None:
+    for key, want in ((THRESH[2], 2048), (THRESH[1], 1024), (THRESH[1], 1500), (THRESH[0], 250)):
         assert world.wish(want, key).verdict == "written"
+    world.kernel.written.clear()
+    trials(world).judge(verdict(1, False), GUARD, time.monotonic_ns())
+    # The lowest threshold may stay beside the originals of the others.
+    assert [world.value(key, 0) for key in THRESH] == [250, 512, 1024]
+    # In an order in which they rise at every instant.
+    assert world.kernel.written == [(THRESH[1], 512), (THRESH[2], 1024)]
+    assert world.states() == ["reverted", "reverted", "reverted", "trial"]
+
+
+def test_a_verdict_leaves_what_was_changed_since_and_is_not_in_the_way(world: World) -> None:
+    for key, want in ((THRESH[2], 2048), (THRESH[1], 1000)):
+        assert world.wish(want, key).verdict == "written"
+    trials(world).judge(verdict(1, False), GUARD, time.monotonic_ns())
+    assert [world.value(key, 0) for key in THRESH] == [128, 1000, 1024]
+
+
+def test_a_verdict_takes_nothing_back_where_a_value_that_is_not_ours_stands_in_the_way(world: World) -> None:
+    for key, want in ((THRESH[2], 2048), (THRESH[1], 1000), (THRESH[1], 1500)):
+        assert world.wish(want, key).verdict == "written"
+    world.foreign(1200, THRESH[0], 0)
+    trials(world).judge(verdict(1, False), GUARD, time.monotonic_ns())
+    assert [world.value(key, 0) for key in THRESH] == [1200, 1500, 2048]
+    assert world.states() == ["trial", "trial", "trial"]
+
+
+def test_a_verdict_that_a_relation_forbids_is_said_once_with_the_reason(world: World) -> None:
+    assert world.wish(2048, THRESH[2]).verdict == "written"
+    # Not by us, so not ours to take back.
+    world.foreign(1500, THRESH[1], 0)
     judge = trials(world)
     for _ in range(3):
         judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
@@ -315,7 +344,7 @@ def test_a_verdict_that_a_relation_forbids_is_said_once_with_the_reason(world: W
     assert len(told) == 1
     assert f"{THRESH[2]} cannot go back to 1024 alone, as {THRESH[1]} is 1500" in told[0]
     assert judge.late == 0
-    judge.judge(verdict(2, False), GUARD, time.monotonic_ns())
+    world.foreign(512, THRESH[1], 0)
     judge.judge(verdict(1, False), GUARD, time.monotonic_ns())
     assert [world.value(key, 0) for key in THRESH] == [128, 512, 1024]
 
