@@ -272,12 +272,17 @@ def test_a_wish_at_another_event_is_a_difference(tmp_path: Path, run: Run, monke
     assert run(tmp_path).code == 2
 
 
-def test_other_code_is_said_to_lead_to_differences(tmp_path: Path, run: Run) -> None:
+def test_other_code_is_said_to_lead_to_differences(tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     record(tmp_path, code="0.0.1+abc")
     ran = run(tmp_path, options=("-j1",))
     assert ran.code == 0
-    assert "note: tcp_buffer decided by 0.0.1+abc, and the code here is another" in ran.out
+    assert "note: tcp_buffer decided by 0.0.1+abc, and the code here is another\n" in ran.out
     assert run(tmp_path).only["other_code"] == "0.0.1+abc"
+    wrong(monkeypatch, lambda _, wish: [])
+    record(tmp_path / "more", code="0.0.1+abc")
+    ran = run(tmp_path, options=("-j1",))
+    assert ran.code == 2
+    assert "and the code here is another: that may be why\n" in ran.out
 
 
 # --- damaged

@@ -139,7 +139,8 @@ class View:
         for code in sorted({line.code for line in rows if line.code}):
             names = ", ".join(sorted({line.decider for line in rows if line.code == code}))
             said = show.plain(f"{names} decided by {code}")
-            print(f"\nnote: {said}, and the code here is another: differences are to be expected")
+            may = ": that may be why" if any(line.different for line in rows if line.code == code) else ""
+            print(f"\nnote: {said}, and the code here is another{may}")
 
     def _print_classes(self) -> None:
         if len({line.host.boot_id for line in self._lines.values()}) < 2:
