@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from made_events import ANY_SIZE, COUNTED, stream
 
@@ -39,13 +39,16 @@ MODULES: dict[str, Any] = {
 }
 ALL = MODULES | {"listen_backlog": importlib.import_module(SAMPLE)}
 TIMES = int(os.environ.get("TRIMTAB_EXAMPLES", "1"))
-"""So many times the usual number of examples, each for up to an hour: the long one below."""
-HOUR_S = 3600 if TIMES > 1 else 60
+"""So many times the usual number of examples, some for longer: the long one below."""
+RUN_S = 1200 if TIMES > 1 else 60
 
 
 def tries(count: int) -> settings:
     """How often a property is tried."""
-    return settings(max_examples=count * TIMES, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    # Without the phase that explains a failure by running it over and over: an example is seconds of a host's life.
+    phases = (Phase.explicit, Phase.reuse, Phase.generate, Phase.shrink)
+    slow = [HealthCheck.too_slow]
+    return settings(max_examples=count * TIMES, deadline=None, suppress_health_check=slow, phases=phases)
 
 
 # --- worlds --------------------------------------------------------------------------------------------------------
@@ -214,7 +217,7 @@ def kept_to_the_rules(loop: Loop, tunables: Sequence[str]) -> None:
 @given(st.data())
 def test_no_wish_is_refused_and_no_key_turns_round_more_than_twice(name: str, data: st.DataObject) -> None:
     made = data.draw(WORLDS[name])
-    kept_to_the_rules(made.loop().run(HOUR_S), made.tunables)
+    kept_to_the_rules(made.loop().run(RUN_S), made.tunables)
 
 
 # --- settling ------------------------------------------------------------------------------------------------------
@@ -403,7 +406,7 @@ def trial(t_ns: int, netns: int) -> Trial:
 
 @pytest.mark.long
 @pytest.mark.timeout(3000)
-def test_all_of_this_holds_for_many_more_worlds_and_for_an_hour_of_each() -> None:
+def test_all_of_this_holds_for_more_worlds_and_for_longer() -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "--timeout=1500", "-p", "no:cacheprovider"]
-    done = subprocess.run(argv, env=os.environ | {"TRIMTAB_EXAMPLES": "20"}, capture_output=True, text=True)
+    done = subprocess.run(argv, env=os.environ | {"TRIMTAB_EXAMPLES": "4"}, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-5000:]
