@@ -13,6 +13,7 @@ process does.
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import json
 import os
@@ -23,6 +24,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -37,8 +39,8 @@ READY_S = 20.0
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _numbers = itertools.count()
 
-# The bpf file systems and tracefs stay out: probes are the whole machine's, and each costs a compiler.
-HOST = """
+# Its files: the machine's own, under what it writes.
+FILES = """
 set -eu
 mount --make-rprivate /
 mount -t tmpfs -o "size=$SIZE,mode=755" fleet "$BASE"
@@ -46,29 +48,53 @@ mkdir "$BASE/upper" "$BASE/work" "$BASE/root"
 [ ! -d "$UNPACKED" ] || cp -a "$UNPACKED/." "$BASE/upper"
 mount -t overlay overlay -o "lowerdir=/,upperdir=$BASE/upper,workdir=$BASE/work" "$BASE/root"
 cd "$BASE/root"
-rm -rf etc/trimtab var/lib/trimtab opt/trimtab etc/ansible var/log/trimtab.log
-mount -t proc proc proc
-mount -t sysfs sysfs sys
-mount -t tmpfs tmpfs sys/kernel/btf 2>/dev/null || :
-mount --rbind /dev dev
-mount -t tmpfs -o mode=755 tmpfs run
-mount -t tmpfs -o mode=1777 tmpfs tmp
-mkdir -p run/sshd run/netns root/.ansible
+rm -rf etc/trimtab var/lib/trimtab opt/trimtab etc/ansible var/log/trimtab.log etc/ssh/fleet
 grep -q '^sshd:' etc/passwd || echo 'sshd:x:64999:65534::/run/sshd:/usr/sbin/nologin' >> etc/passwd
-cp "$KEYS/host" "$KEYS/host.pub" "$KEYS/login.pub" etc/ssh/
-chmod 600 etc/ssh/host
-hostname "$NAME"
-cat > etc/ssh/fleet_config <<END
-HostKey /etc/ssh/host
-AuthorizedKeysFile /etc/ssh/login.pub
+mkdir -p etc/ssh/fleet
+cp "$KEYS/host" "$KEYS/host.pub" "$KEYS/login.pub" etc/ssh/fleet
+chmod 600 etc/ssh/fleet/host
+cat > etc/ssh/fleet/config <<END
+HostKey /etc/ssh/fleet/host
+AuthorizedKeysFile /etc/ssh/fleet/login.pub
 StrictModes no
 UsePAM no
 PermitRootLogin yes
 MaxStartups 100
 Subsystem sftp internal-sftp
 END
-exec chroot . /usr/sbin/sshd -D -f /etc/ssh/fleet_config
 """
+# What runs in it. The bpf file systems and tracefs stay out: probes are the whole machine's, and each costs a compiler.
+SSHD = """
+mount -t proc proc proc
+mount -t sysfs sysfs sys
+mount -t tmpfs tmpfs sys/kernel/btf 2>/dev/null || :
+mount --rbind /dev dev
+mount -t tmpfs -o mode=755 tmpfs run
+mount -t tmpfs -o mode=1777 tmpfs tmp
+mkdir -p run/sshd run/netns
+hostname "$NAME"
+exec chroot . /usr/sbin/sshd -D -f /etc/ssh/fleet/config
+"""
+# Or systemd, with what the units need: systemd-nspawn(1). The cgroups are its own; _end() takes them away.
+SYSTEMD = """
+rm -f etc/machine-id
+echo "$ID" > etc/machine-id
+cat > etc/systemd/system/fleet-sshd.service <<END
+[Service]
+RuntimeDirectory=sshd
+ExecStart=/usr/sbin/sshd -D -f /etc/ssh/fleet/config
+END
+for group in /sys/fs/cgroup/*/; do
+    mkdir "$group$CGROUP" 2>/dev/null && echo $$ > "$group$CGROUP/cgroup.procs" || :
+done
+exec systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot \\
+    --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON "--network-namespace-path=/run/netns/$NAMESPACE" \\
+    "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" \\
+    -- systemd.unit=basic.target systemd.wants=fleet-sshd.service
+"""
+
+
+Process = subprocess.Popen[bytes]
 
 
 class FleetError(RuntimeError):
@@ -78,19 +104,23 @@ class FleetError(RuntimeError):
 class Host:
     """One host, and its first process (in whose namespaces everything of it is)."""
 
-    def __init__(self, name: str, address: str, namespace: str, process: subprocess.Popen[bytes]) -> None:
+    def __init__(self, name: str, address: str, namespace: str, booted: bool, process: Process) -> None:
         self.name = name
         self.address = address
         self.namespace = namespace
+        self.booted = booted
+        """systemd runs there."""
         self._process = process
 
     @property
     def pid(self) -> int:
-        """Its first process: the child of unshare(1)."""
-        found = [stat for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == self._process.pid]
+        """Its first process, of the children of unshare(1)."""
+        found = _children(self._process.pid)
+        while found and self.booted and _command(found[0]) != "systemd":
+            found = _children(found[0])
         if not found:
             raise FleetError(f"{self.name} has no process")
-        return int(found[0].parent.name)
+        return found[0]
 
     @property
     def ended(self) -> bool:
@@ -189,8 +219,9 @@ class Played:
 
 
 @contextlib.contextmanager
-def fleet(number: int, size: str = "2g") -> Iterator[World]:
-    """So many hosts, h1 and on, ready. size: of the memory for what each writes."""
+def fleet(number: int, size: str = "2g", booted: int = 0) -> Iterator[World]:
+    """So many hosts, h1 and on, ready. size: of the memory for what each writes. booted: how many of them, the first,
+    have systemd running."""
     prefix = f"ttf{os.getpid()}-{next(_numbers)}-"
     with tempfile.TemporaryDirectory(prefix="trimtab-fleet-") as name:
         world = World(Path(name), f"{prefix}hub")
@@ -198,7 +229,7 @@ def fleet(number: int, size: str = "2g") -> Iterator[World]:
             _keys(world.folder)
             _bridge(world.hub)
             for each in range(1, number + 1):
-                _start(world, prefix, each, size)
+                _start(world, prefix, each, size, each <= booted)
             _inventory(world)
             for host in world.hosts.values():
                 _wait(world, host)
@@ -222,7 +253,7 @@ def _bridge(hub: str) -> None:
     _ip("-n", hub, "link", "set", "br0", "up")
 
 
-def _start(world: World, prefix: str, number: int, size: str) -> None:
+def _start(world: World, prefix: str, number: int, size: str, booted: bool) -> None:
     name, address, namespace = f"h{number}", f"10.77.{1 + number // 250}.{number % 250 + 1}", f"{prefix}h{number}"
     commands = f"""
         link add v{number} netns {world.hub} type veth peer name eth0 netns {namespace}
@@ -235,18 +266,19 @@ def _start(world: World, prefix: str, number: int, size: str) -> None:
     _ip("-n", namespace, "-batch", "-", said=f"addr add {address}/16 dev eth0\nlink set eth0 up\nlink set lo up\n")
     base = world.folder / name
     base.mkdir()
-    environment = {"NAME": name, "BASE": str(base), "SIZE": size, "UNPACKED": str(UNPACKED), "KEYS": str(world.folder)}
+    environment = {"NAME": name, "BASE": str(base), "SIZE": size, "UNPACKED": str(UNPACKED), "KEYS": str(world.folder),
+                   "ID": uuid.uuid4().hex, "CGROUP": namespace, "NAMESPACE": namespace}  # fmt: skip
     # The hosts end with the tests, however those end.
     argv = ["setpriv", "--pdeathsig=KILL", "nsenter", f"--net=/run/netns/{namespace}"]
     argv += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
     process = subprocess.Popen(
-        [*argv, "/bin/sh", "-c", HOST],
+        [*argv, "/bin/sh", "-c", FILES + (SYSTEMD if booted else SSHD)],
         env=ENVIRONMENT | environment,
         stdin=subprocess.DEVNULL,
         stdout=(world.folder / f"{name}.log").open("wb"),
         stderr=subprocess.STDOUT,
     )
-    world.hosts[name] = Host(name, address, namespace, process)
+    world.hosts[name] = Host(name, address, namespace, booted, process)
 
 
 def _inventory(world: World) -> None:
@@ -277,6 +309,14 @@ def _greets(address: str) -> bool:
         return False
 
 
+def _children(pid: int) -> list[int]:
+    return [int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if _parent(stat) == pid]
+
+
+def _command(pid: int) -> str:
+    return Path(f"/proc/{pid}/comm").read_text().strip()
+
+
 def _parent(stat: Path) -> int:
     """proc_pid_stat(5), the fourth field; 0 where the process has gone."""
     with contextlib.suppress(OSError):
@@ -293,9 +333,28 @@ def _end(world: World, prefix: str) -> None:
         if inode and _inode(str(link)) == inode:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(int(link.parent.parent.name), signal.SIGKILL)
+    for group in Path("/sys/fs/cgroup").glob(f"*/{prefix}*"):
+        _remove_cgroup(group)
     for name in os.listdir("/run/netns"):
         if name.startswith(prefix):
             subprocess.run(["ip", "netns", "del", name], capture_output=True)
+
+
+def _remove_cgroup(group: Path) -> None:
+    """It and those below. A process that was killed leaves its own when it has been reaped."""
+    for place, _, _ in os.walk(group, topdown=False):
+        deadline_s = time.monotonic() + READY_S
+        while True:
+            try:
+                os.rmdir(place)
+            except FileNotFoundError:
+                break
+            except OSError as error:
+                if error.errno != errno.EBUSY or time.monotonic() > deadline_s:
+                    raise
+                time.sleep(0.02)
+            else:
+                break
 
 
 def _inode(path: str) -> int:
