@@ -30,6 +30,7 @@ Evolution: Head and End get fields with a default. Anything else raises FORMAT.
 
 from __future__ import annotations
 
+import functools
 import struct
 import zlib
 from typing import Annotated, Any, Literal, TypeVar
@@ -165,10 +166,16 @@ def opening() -> bytes:
 
 def pack(kind: Kind, payload: bytes, source: int = 0, level: int = LEVEL) -> bytes:
     """One frame. TapeError when it would be larger than any reader takes."""
-    packed = zstandard.ZstdCompressor(level=level).compress(payload)
+    packed = _compressor(level).compress(payload)
     if len(payload) > SIZE_MAX or len(packed) > PACKED_MAX:
         raise TapeError(f"a {kind} of {len(payload)} bytes is more than fits a frame")
     return msgspec.msgpack.encode((kind, source, len(payload), zlib.crc32(packed), packed))
+
+
+@functools.cache
+def _compressor(level: int) -> zstandard.ZstdCompressor:
+    # Kept: to make its tables anew takes longer than to fill them.
+    return zstandard.ZstdCompressor(level=level)
 
 
 def record(kind: int, *parts: bytes) -> bytes:
