@@ -61,8 +61,14 @@ class Journal:
         except JournalError:
             self._originals.close()
             raise
-        if self.fresh:
-            self._recover(originals.read(folder, boot_id))
+        found = originals.read(folder, boot_id)
+        if not self.fresh:
+            # A sound database may lack its end, too: a WAL that is gone or torn leaves it as it was some time ago. Of
+            # holds the log is no witness: that one has ended is not forced to disk there.
+            known = {key.spot for key in self.keys()}
+            found = originals.Recovered([write for write in found.writes if write.spot not in known], [])
+        if self.fresh or found.writes:
+            self._recover(found)
 
     @property
     def fresh(self) -> bool:
@@ -312,7 +318,8 @@ class Journal:
             aside = self._store.set_aside
             self.notes.append(f"the journal was corrupt and is now {aside}; a new one begins with {what}")
         elif found.writes or found.holds:
-            self.notes.append(f"the journal had gone; a new one begins with {what}")
+            became = "had gone; a new one begins with" if self.fresh else "had lost its end; back are"
+            self.notes.append(f"the journal {became} {what}")
         with self._store.transaction() as db:
             for write in found.writes:
                 why = f"recovered from {originals.NAME}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sqlite3
 import stat
 import subprocess
@@ -307,6 +308,30 @@ def test_a_journal_that_was_removed_begins_with_the_originals(tmp_path: Path) ->
         [note] = journal.notes
         assert "1 originals and 0 holds from originals.log" in note
         assert journal.keys() == [Key(SPOT, SITE, 100, None)]
+
+
+def test_a_journal_that_has_lost_its_end_has_what_it_does_not_know_from_the_originals(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, BOOT)
+    journal.intend(intent())
+    journal.flush()
+    shutil.copy(tmp_path / store.NAME, tmp_path / "early.db")
+    journal.intend(intent(spot=HOST))
+    journal.close()
+    (tmp_path / "early.db").rename(tmp_path / store.NAME)
+    with contextlib.closing(Journal(tmp_path, BOOT)) as again:
+        assert again.notes == ["the journal had lost its end; back are 1 originals and 0 holds from originals.log"]
+        known = again.keys()
+        assert sorted(key.spot for key in known) == sorted([SPOT, HOST])
+        assert [stood.state for stood in again.standing(HOST)] == ["intent"]
+
+
+def test_a_key_that_was_given_back_is_not_brought_back_by_the_log(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, BOOT)
+    journal.intend(intent())
+    journal.settle(SPOT, (), "reverted", "", None)
+    journal.close()
+    with contextlib.closing(Journal(tmp_path, BOOT)) as again:
+        assert (again.notes, again.keys()) == ([], [])
 
 
 def test_a_first_start_has_nothing_to_say(journal: Journal) -> None:
