@@ -59,6 +59,8 @@ class Names(NamedTuple):
     """Left out."""
     field: int
     """Which field of the record, from 0."""
+    constants: tuple[str, ...] = ()
+    """Those that the C code goes by, as NAMED_<name>: without one of them there is no probe."""
 
 
 class Probe(NamedTuple):
@@ -195,6 +197,31 @@ PROBES: tuple[Probe, ...] = (
         summary="packets that the kernel drops, by namespace, device and reason",
         without="what is dropped, and why, is known only as far as the counters under /proc tell",
         names=Names("skb_drop_reason", "SKB_DROP_REASON_", 4),
+    ),
+    Probe(
+        name="udp_drop",
+        sources=("udp_drop.c",),
+        roads=(
+            Road("raw_tracepoint", "kfree_skb", "udp_drop_reason"),
+            Road("raw_tracepoint", "udp_fail_queue_rcv_skb", "udp_drop_failed"),
+        ),
+        fields=(
+            *_NETNS,
+            Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
+            Field("SK_COOKIE", "sock", "__sk_common.skc_cookie.counter", 8, essential=False),
+            Field("SK_FAMILY", "sock", "__sk_common.skc_family", 2),
+            Field("SK_NUM", "sock", "__sk_common.skc_num", 2),
+            Field("SK_PROTOCOL", "sock", "sk_protocol", 2),
+            Field("SK_USERLOCKS", "sock", "sk_userlocks", BITS),
+            Field("SK_RCVBUF", "sock", "sk_rcvbuf", 4),
+        ),
+        topic="UdpDrop",
+        record=struct.Struct("=7Q?7x2Q"),
+        ring_bytes=64 * 1024,
+        summary="UDP sockets that could not take a datagram, and how large their buffers are",
+        without="which UDP socket drops, and whether a larger default would help it, is not known: rmem_default and"
+        " rmem_max are not tuned",
+        names=Names("skb_drop_reason", "SKB_DROP_REASON_", 8, ("SOCKET_RCVBUFF", "PROTO_MEM")),
     ),
     Probe(
         name="sysctl_write",

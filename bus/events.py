@@ -168,6 +168,66 @@ class Drops(Event, frozen=True):
     """Since the probe was loaded."""
 
 
+class ListenQueues(Event, frozen=True):
+    """How connections are set up in a namespace where some could not be within the last minute: the namespace's totals,
+    first as they stood before, then about once a second."""
+
+    netns: Count
+    netns_ino: Count
+    overflows: Count
+    """TcpExt.ListenOverflows: an accept queue was full."""
+    drops: Count
+    """TcpExt.ListenDrops: connections dropped for this or another reason."""
+    full_cookies: Count
+    """TcpExt.TCPReqQFullDoCookies: a SYN queue was full, and a cookie was sent instead."""
+    full_drops: Count
+    """TcpExt.TCPReqQFullDrop: the same where cookies are off."""
+    cookies_sent: Count
+    cookies_valid: Count
+    cookies_failed: Count
+    opened: Count
+    """Tcp.PassiveOpens: connections that were set up."""
+
+
+class Listener(Event, frozen=True):
+    """A TCP socket that listens in such a namespace."""
+
+    netns: Count
+    netns_ino: Count
+    socket: Count
+    """Its cookie."""
+    port: Count
+    backlog: Count
+    """What listen(2) gave it: what its program asked for, at most somaxconn at that moment."""
+    queued: Count
+    """Connections that wait for accept(2)."""
+    dropped: Count
+    """Connections it could not take since it began."""
+    pid: Count = 0
+    """A process that has it; 0: not looked for, or not found."""
+    program: Name = ""
+
+
+class UdpDrop(Event, frozen=True):
+    """A UDP socket could not take a datagram: told at the first one, then at most every 100 ms of a namespace, a reason
+    and a size while it goes on."""
+
+    netns: Count
+    netns_ino: Count
+    socket: Count
+    """As in TcpRcvBuf."""
+    family: Count
+    port: Count
+    rcvbuf_bytes: Count
+    """As the kernel keeps it: twice what SO_RCVBUF asked for."""
+    locked: bool
+    """The application set SO_RCVBUF."""
+    reason: Name
+    """SOCKET_RCVBUFF: its own buffer was full; PROTO_MEM: the memory of all UDP sockets."""
+    dropped: Count
+    """By sockets of this namespace for this reason with a buffer of this size, since the probe was loaded."""
+
+
 class NeighTable(Event, frozen=True):
     """Level state of one neighbour table of the host (family 2: ARP, 10: ND), from netlink."""
 
@@ -271,6 +331,9 @@ AnyEvent = (
     | NeighEntries
     | SysctlWrite
     | Drops
+    | ListenQueues
+    | Listener
+    | UdpDrop
     | NeighTable
     | Attached
     | Counters

@@ -28,7 +28,7 @@ from typing import Any, NamedTuple, NoReturn
 if not __package__:  # -I leaves our folder out; last, so that nothing of the distribution's is overlaid
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from bpf import BITS, PROBES, ROAD_NAMES, Field, Probe, Road
+from bpf import BITS, PROBES, ROAD_NAMES, Field, Names, Probe, Road
 from bpf.compiler import CompileError, Compiler, Module
 from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
 
@@ -100,6 +100,7 @@ class Loader:
                 self.names[probe.name] = {
                     number: name.removeprefix(probe.names.prefix) for number, name in found.items()
                 }
+                flags += _constants(probe.names, self.names[probe.name])
             ring = self._libbpf.map_create(BPF_MAP_TYPE_RINGBUF, probe.name[:15], 0, probe.ring_bytes)
         except (UnavailableError, OSError) as error:
             self.taken[probe.name] = Taken("", self.explain(error))
@@ -221,6 +222,14 @@ def lockdown(root: Path) -> str:
 def _macros(field: Field, offset: int, shift: int, bits: int) -> list[str]:
     found = [f"-DOFF_{field.macro}={offset}"]
     return [*found, f"-DSHIFT_{field.macro}={shift}", f"-DBITS_{field.macro}={bits}"] if field.size == BITS else found
+
+
+def _constants(names: Names, found: dict[int, str]) -> list[str]:
+    numbers = {name: number for number, name in found.items()}
+    for name in names.constants:
+        if name not in numbers:
+            raise UnavailableError(f"no {names.prefix}{name} in BTF")
+    return [f"-DNAMED_{name}={numbers[name]}" for name in names.constants]
 
 
 @contextlib.contextmanager

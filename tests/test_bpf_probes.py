@@ -199,6 +199,7 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "tcp_sndbuf": ("raw tracepoint, typed", ""),
         "neigh_create": ("raw tracepoint", ""),
         "drops": ("raw tracepoint", ""),
+        "udp_drop": ("raw tracepoint", ""),
         "sysctl_write": ("cgroup", ""),
     }
 
@@ -513,9 +514,10 @@ def test_a_neighbour_table_is_told_as_it_fills_and_when_it_refuses(watch: Watch,
 
 
 def flood(receive_bytes: int, packets: int) -> int:
-    """More datagrams than a socket with so little room takes. Returns how many it did."""
+    """More datagrams than a socket with so little room takes (0: the default). Returns how many it did."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sender:
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
+        if receive_bytes:
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         receiver.bind(("127.0.0.1", 0))
         for _ in range(packets):
             sender.sendto(b"x" * 1000, receiver.getsockname())
@@ -572,6 +574,47 @@ def test_each_reason_is_counted_apart(either: Watch, lab: Lab) -> None:
     netns.run(flood, 2304, 50)
     either.wait(lambda: bool(drops(either, netns, "SOCKET_RCVBUFF")))
     assert drops(either, netns, "NO_SOCKET")[0].dropped == 1
+
+
+# --- datagrams that a socket could not take -----------------------------------------------------------------------
+
+
+def test_a_socket_that_drops_is_told_at_its_first_drop_with_its_buffer_and_port(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+    netns.run(flood, 2304, 200)
+    event = either.first(schema.UdpDrop, netns.cookie)
+    assert (event.reason, event.dropped, event.locked, event.family) == ("SOCKET_RCVBUFF", 1, True, socket.AF_INET)
+    assert event.rcvbuf_bytes == 2 * 2304
+    assert event.port > 0
+    assert event.netns_ino == netns.inode
+
+
+def test_sockets_with_buffers_of_another_size_are_told_apart(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+    for size in (2304, 4608):
+        netns.run(flood, size, 200)
+    either.wait(lambda: len(either.events(schema.UdpDrop, netns.cookie)) >= 2)
+    told = either.events(schema.UdpDrop, netns.cookie)
+    assert {event.rcvbuf_bytes: event.dropped for event in reversed(told)} == {2 * 2304: 1, 2 * 4608: 1}
+
+
+def test_a_socket_whose_program_set_nothing_has_the_default_and_is_not_locked(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+    netns.run(flood, 0, 1000)
+    event = either.first(schema.UdpDrop, netns.cookie)
+    assert (event.locked, event.rcvbuf_bytes) == (False, int(Path("/proc/sys/net/core/rmem_default").read_text()))
+
+
+def test_datagrams_dropped_without_end_are_told_ten_times_a_second(either: Watch, lab: Lab) -> None:
+    netns = lab.netns()
+    until_s = time.monotonic() + 0.6
+    while time.monotonic() < until_s:
+        netns.run(flood, 2304, 100)
+        either.collect(0.0)
+    either.drain(0.2)
+    told = either.events(schema.UdpDrop, netns.cookie)
+    assert 3 <= len(told) <= 8
+    assert told[-1].dropped > 100
 
 
 # --- writes of sysctls ---------------------------------------------------------------------------------------------

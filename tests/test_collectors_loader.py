@@ -93,6 +93,7 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "tcp_sndbuf": "raw tracepoint, typed",
         "neigh_create": "raw tracepoint",
         "drops": "raw tracepoint",
+        "udp_drop": "raw tracepoint",
         "sysctl_write": "cgroup",
     }
     assert not any(row["reason"] for row in rows.values())
@@ -197,7 +198,8 @@ def test_a_record_that_is_not_as_its_row_says_does_not_compile(ear: Ear, tree: P
 @pytest.mark.parametrize(
     ("member", "probes"),
     [
-        ("sk_rcvbuf", {"tcp_rcvbuf"}),
+        ("sk_rcvbuf", {"tcp_rcvbuf", "udp_drop"}),
+        ("PROTO_MEM", {"udp_drop"}),
         ("ns.inum", {probe.name for probe in PROBES}),
         ("gc_thresh3", {"neigh_create"}),
     ],

@@ -27,6 +27,8 @@ FIELDS: dict[tuple[str, str], How] = {
     ("SysctlWrite", "old"): "value",
     ("SysctlWrite", "new"): "value",
     ("Drops", "reason"): "keep",
+    ("Listener", "program"): "name",
+    ("UdpDrop", "reason"): "keep",
     ("Counters", "source"): "keep",
     ("Counters", "values"): "keep",
     ("Value", "tunable"): "keep",
