@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from typing import Literal
 
-from msgspec import Struct
-
 from actuators import gate
 from actuators.gate import Refused, View
 from actuators.pace import Move, Pace
@@ -21,66 +19,12 @@ from actuators.relations import Relations
 from actuators.voice import clipped
 from bus.schema import AnyEvent, Outcome, Trial, Value, Verdict, Wish
 from bus.tunables import Tunable, resolve
+from trimtab.model_keys import Key, Stood, Tally, on_trial
+
+__all__ = ["LEVEL_NS", "Key", "Model", "Tally"]
 
 LEVEL_NS = 5_000_000_000
 """How often the actuator tells what stands (actuators.service)."""
-
-
-class Tally(Struct):
-    """What has become of one key."""
-
-    start: int
-    final: int
-    peak: int
-    changes: int = 0
-    refused: dict[str, int] = {}
-    """By kind."""
-    reverted: int = 0
-    """By the guard."""
-    confirmed: int = 0
-    reversals: int = 0
-
-    @property
-    def idle(self) -> bool:
-        """Nothing was asked for."""
-        return not (self.changes or self.refused)
-
-
-class Stood(Struct, frozen=True):
-    """A change that stands."""
-
-    old: int
-    new: int
-    t_ns: int
-    on_trial: bool
-
-
-class Key(Struct):
-    """One tunable in one place."""
-
-    spot: Spot
-    ino: int
-    value: int
-    original: int
-    tally: Tally
-    held: str = ""
-    changes: dict[int, Stood] = {}
-    """Oldest first."""
-    touched: bool = False
-    """A change of the model's was made here, so that recorded values do not hold any more."""
-    rising: bool | None = None
-    """Which way it went last."""
-    told_ns: int = 0
-    """When its value was last told."""
-
-    @property
-    def base(self) -> int:
-        """What stands there without trimtab."""
-        return self.original if self.changes else self.value
-
-    def before(self, change: int) -> int:
-        """What stood there before this change."""
-        return self.original if change == min(self.changes) else self.changes[change].old
 
 
 class Model:
@@ -154,13 +98,13 @@ class Model:
 
     def judge(self, verdict: Verdict, t_ns: int) -> list[AnyEvent]:
         """The guard's word on a change on trial. What came of it."""
-        key = next((key for key in self.keys.values() if _on_trial(key, verdict.change)), None)
+        key = next((key for key in self.keys.values() if on_trial(key, verdict.change)), None)
         if key is None:
             return []
         why = f"guard: {verdict.why}"
         if not verdict.confirm:
             return self._revert(key, verdict.change, why, t_ns)
-        for number in [number for number in key.changes if number <= verdict.change and _on_trial(key, number)]:
+        for number in [number for number in key.changes if number <= verdict.change and on_trial(key, number)]:
             stood = key.changes[number]
             key.changes[number] = Stood(stood.old, stood.new, stood.t_ns, on_trial=False)
             key.tally.confirmed += 1
@@ -168,18 +112,41 @@ class Model:
         return [told, self.value(key, t_ns)]
 
     def _revert(self, key: Key, change: int, why: str, t_ns: int) -> list[AnyEvent]:
-        target = key.before(change)
-        tied = {
-            name: self.keys[spot].value
-            for name in self.relations.of(key.spot.tunable)
-            if (spot := Spot(name, key.spot.netns)) in self.keys
-        }
-        if not self.relations.fits(key.spot.tunable, target, tied.get):
+        """As actuators.undo.since: with it goes what was changed since at tied keys, and stands in the way."""
+        first = {key.spot: change}
+        while True:
+            targets = {spot: self.keys[spot].before(number) for spot, number in first.items()}
+            broken = self._broken(targets)
+            since = {spot: number for spot in broken - first.keys() if (number := self._after(spot, change))}
+            if not since:
+                break
+            first |= since
+        if broken:
             return []
-        later = [number for number in key.changes if number >= change]
-        key.tally.reverted += len(later)
-        told = self._undo(key, later, target, why, t_ns)
-        return [told, *self.hold(key.spot, f"parked: {why}", t_ns)]
+        told: list[AnyEvent] = []
+        for spot, number in first.items():
+            one = self.keys[spot]
+            later = [each for each in one.changes if each >= number]
+            one.tally.reverted += len(later)
+            told += [self._undo(one, later, targets[spot], why, t_ns), *self.hold(spot, f"parked: {why}", t_ns)]
+        return told
+
+    def _broken(self, targets: dict[Spot, int]) -> set[Spot]:
+        """Keys beside which others may not go to their targets."""
+        values = {spot: key.value for spot, key in self.keys.items()} | targets
+        return {
+            Spot(name, spot.netns)
+            for spot, target in targets.items()
+            for name in self.relations.broken(
+                spot.tunable,
+                target,
+                lambda name, netns=spot.netns: values.get(Spot(name, netns)),  # type: ignore[misc]
+            )
+        }
+
+    def _after(self, spot: Spot, change: int) -> int:
+        """The first change there after this one; 0: none."""
+        return min((number for number in self.keys[spot].changes if number > change), default=0)
 
     # --- what happens to the host ---------------------------------------------------------------------------------
 
@@ -189,7 +156,7 @@ class Model:
         told: list[AnyEvent] = []
         last = why == STOPPED_WHY
         for key in list(self.keys.values()) if spots is None else [self.keys[spot] for spot in spots]:
-            going = [number for number in key.changes if _on_trial(key, number)]
+            going = [number for number in key.changes if on_trial(key, number)]
             final = key.tally.final
             if going:
                 told += [self._undo(key, going, key.before(going[0]), why, t_ns, turn=False), self.value(key, t_ns)]
@@ -291,8 +258,3 @@ class Model:
     ) -> Outcome:
         about = (self._decider, wish.tunable, wish.netns, wish.believed, wish.want, verdict, why, key.value, change)
         return Outcome(t_ns, *about)
-
-
-def _on_trial(key: Key, change: int) -> bool:
-    stood = key.changes.get(change)
-    return stood is not None and stood.on_trial
