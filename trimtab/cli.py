@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +33,13 @@ def cli() -> None:
 @dirs
 @click.option("--config", type=click.Path(path_type=Path), help="Instead of /etc/trimtab/trimtab.toml.")
 @click.option("--mode", type=click.Choice(MODES), help="observe: write nothing; advise: say what; enforce: do it.")
-@click.option("--only", metavar="DECIDER,...", help="Turn on just these tuners.")
-@click.option("--netns", metavar="COOKIE,...", help="Touch only these network namespaces, and nothing host-wide.")
-def run(run_dir: Path, state_dir: Path, config: Path | None, mode: Any, only: str | None, netns: str | None) -> int:
+@click.option("--only", metavar="DECIDER,...", multiple=True, help="Turn on just these tuners.")
+@click.option(
+    "--netns", metavar="COOKIE,...", multiple=True, help="Touch only these network namespaces, and nothing host-wide."
+)
+def run(
+    run_dir: Path, state_dir: Path, config: Path | None, mode: Any, only: Sequence[str], netns: Sequence[str]
+) -> int:
     """Run in the foreground.
 
     Until Ctrl-C, which stops every role in order and undoes all that was changed.
@@ -299,11 +304,12 @@ def _order(run_dir: Path, state_dir: Path, as_json: bool, **request: Any) -> int
     return orders.order(run_dir, state_dir, Ask(**request), as_json)
 
 
-def _words(listed: str | None, option: str) -> list[str]:
-    words = [word.strip() for word in (listed or "").split(",")]
-    if listed is not None and not all(words):
+def _words(lists: Sequence[str], option: str) -> list[str]:
+    """Of an option that takes several, with commas or given again."""
+    words = [word.strip() for listed in lists for word in listed.split(",")]
+    if not all(words):
         raise click.BadParameter("wants names with commas between them", param_hint=option)
-    return [word for word in words if word]
+    return words
 
 
 def _seconds(word: str) -> int:
