@@ -27,7 +27,7 @@ from bus.schema import Batch, Tick, Wish
 from bus.tape import Head, Memory, Packed, encode, opening, pack
 from bus.tape import head as tape_head
 from deciders import tcp_buffer
-from trimtab import jobs
+from trimtab import jobs, replay
 from trimtab.__main__ import main
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -404,6 +404,20 @@ def test_a_decider_that_fails_is_told_of(tmp_path: Path, run: Run, monkeypatch: 
     ran = run(tmp_path)
     assert ran.code == 3
     assert "the decider fails at event 1 of it (ZeroDivisionError: by zero)" in ran.err
+
+
+def test_a_decider_that_cannot_even_be_imported_is_told_of(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record(tmp_path)
+
+    def fail(*_: object) -> None:
+        raise SyntaxError("of another Python")
+
+    monkeypatch.setattr(replay, "decider", fail)
+    ran = run(tmp_path)
+    assert (ran.code, ran.err.count("\n")) == (3, 1)
+    assert "SyntaxError: of another Python; skipped" in ran.err
 
 
 @pytest.mark.parametrize(

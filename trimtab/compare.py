@@ -12,17 +12,17 @@ import msgspec
 from msgspec import Struct
 
 from bus import config, plugins, tunables
-from bus.config import Config, ConfigError
+from bus.config import Config
 from bus.roles import GUARD
 from bus.schema import Netns
-from bus.tape import Machine, TapeError
+from bus.tape import Machine
 from bus.tape_reader import Unended
 from bus.tunables import Tunable
 from trimtab import checkout, compare_view, exits, jobs, start
 from trimtab.model import Tally
 from trimtab.playback import Playback
 from trimtab.reels import Piece, find_reels
-from trimtab.replay import FAULTS
+from trimtab.replay import FAULTS, why
 from trimtab.rerun import Rerun
 
 
@@ -116,14 +116,10 @@ def compare(job: Job) -> Compared:
     found = Compared(job.pieces[0].host, job.decider)
     try:
         _compare(job, found)
-    except (ConfigError, TapeError, *FAULTS) as error:
+    except FAULTS as error:
         found.degraded = True
-        found.words.append(f"{found.host.name}: {job.decider} cannot be compared: {_why(error)}")
+        found.words.append(f"{found.host.name}: {job.decider} cannot be compared: {why(error)}")
     return found
-
-
-def _why(error: Exception) -> str:
-    return str(error) if isinstance(error, ConfigError | TapeError) else f"{type(error).__name__}: {error}"
 
 
 def _compare(job: Job, found: Compared) -> None:

@@ -25,8 +25,9 @@ from trimtab.difference import Difference
 from trimtab.playback import Playback, decider
 from trimtab.reels import Piece, find_reels
 
-FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError)
-"""What a decider may run into on a tape that is not what it says, or in another version."""
+FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, SyntaxError)
+"""What a decider may run into on a tape that is not what it says, in another version, or when it is imported.
+ConfigError and TapeError are ValueErrors."""
 
 
 class Played(Struct):
@@ -75,10 +76,15 @@ def play(chain: Iterable[Piece]) -> list[Played]:
             continue
         try:
             going = _play(piece, played, going)
-        except (ConfigError, TapeError) as error:
-            _skip(played, str(error))
+        except FAULTS as error:
+            _skip(played, why(error))
             going = None
     return found
+
+
+def why(error: Exception) -> str:
+    """In words."""
+    return str(error) if isinstance(error, ConfigError | TapeError) else f"{type(error).__name__}: {error}"
 
 
 def _skip(played: Played, why: str) -> None:
