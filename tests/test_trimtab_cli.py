@@ -50,6 +50,17 @@ def run(tmp_path: Path, capfdbinary: pytest.CaptureFixture[bytes]) -> Callable[.
     return call
 
 
+def test_namespaces_and_tuners_may_be_given_with_commas_or_again(
+    run: Callable[..., Ran], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    monkeypatch.setattr("trimtab.start.run", lambda run_dir, state_dir, settings: seen.append(settings) or 0)
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    assert run("run", "--netns", "5,6", "--netns", "7", "--only", "neigh_table", "--only", "tcp_buffer").code == 0
+    assert seen[0].netns == [5, 6, 7]
+    assert {name for name, on in seen[0].deciders.items() if on} == {"guard", "neigh_table", "tcp_buffer"}
+
+
 # --- usage
 
 
