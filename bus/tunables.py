@@ -7,7 +7,7 @@ actuator runs nothing of theirs.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
@@ -145,11 +145,53 @@ def _neigh(family: str, table: str, level: int) -> Tunable:
     )
 
 
+def _receive(name: str, low: int, high: int, unit: str, **more: Any) -> Tunable:
+    """A key of the receive path; the kernel has one for the whole host."""
+    same: dict[str, Any] = {"step": 0.5, "cooldown_s": 4.0, "per_hour": 30, "guards": ("softnet_drops", "psi_cpu")}
+    return Tunable(
+        name=f"net.core.{name}", low=low, high=high, unit=unit, scope="host", decider="receive_path", **(same | more)
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
     *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
     *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
+    _receive(
+        "netdev_max_backlog",
+        # One poll of the queue takes 64 packets (dev_weight): below that it never has enough.
+        low=64,
+        # A CPU takes about a million packets a second: this many are 65 ms of it, and more would be delay, not room.
+        high=65536,
+        # A packet of up to 1500 bytes takes 2 KiB with its sk_buff. There is a queue per CPU, and the decider divides
+        # by their number; the row alone keeps one of them below 1/64 of memory.
+        ram_share=64,
+        unit_bytes=2048,
+        unit="packets",
+        step=1.0,
+        cooldown_s=0.5,
+        per_hour=60,
+        guards=("softnet_drops", "psi_memory"),
+        summary="received packets that may wait for each CPU, where no card's own ring is polled",
+    ),
+    _receive(
+        "netdev_budget",
+        # No less than one device's share of a run (dev_weight); as many as the longest netdev_budget_usecs is for.
+        low=64,
+        high=2400,
+        unit="packets",
+        summary="packets that one run of the receive softirq may handle",
+    ),
+    _receive(
+        "netdev_budget_usecs",
+        # The kernel's default is two ticks (net_hotdata in net/core/hotdata.c): 2000 to 20000. A task on that CPU waits
+        # so long: more than 20 ms would be seen.
+        low=1000,
+        high=20000,
+        unit="us",
+        summary="time that one run of the receive softirq may take",
+    ),
 )
 
 

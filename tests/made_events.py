@@ -22,14 +22,15 @@ HUGE = ((1 << 32) - 1, (1 << 52) + 1)
 STEPS_NS = (0, MS, 50 * MS, 50 * MS, 100 * MS, 100 * MS, 1000 * MS, 2000 * MS, 61_000 * MS, 601_000 * MS)
 NAMES: dict[str, tuple[str, ...]] = {
     "tunable": (*(row.name for row in TUNABLES), "net.core.somaxconn", "no.such"),
-    "decider": ("guard", "neigh_table", "tcp_buffer", "other"),
+    "decider": ("guard", "neigh_table", "tcp_buffer", "receive_path", "other"),
     "source": (*sorted({signal.source for signal in SIGNALS}), "net/none"),
     "name": ("tcp_rcvbuf", "tcp_sndbuf", "host", "web", ""),
     "publisher": ("actuator", "collector-proc"),
+    "reason": ("CPU_BACKLOG", "SOCKET_RCVBUFF", "why 7"),
 }
 COUNTED = (
     "Tcp.RetransSegs", "Tcp.OutSegs", "TcpExt.TCPOFOQueue", "TcpExt.TCPHPHits", "TcpExt.TCPMemoryPressures", "TCP.mem",
-    "TcpExt.ListenOverflows", "some.total_us", "dropped",
+    "TcpExt.ListenOverflows", "some.total_us", "dropped", "time_squeeze", "processed",
 )  # fmt: skip
 GUARDS = (*sorted({signal.name for signal in SIGNALS}), "no_such_signal")
 ANY_SIZE: st.SearchStrategy[int] = st.one_of(st.sampled_from(SIZES), st.integers(0, 1 << 22), st.sampled_from(HUGE))

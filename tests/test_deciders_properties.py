@@ -21,7 +21,7 @@ from actuators.records import Spot
 from bus import roles
 from bus.codec import encode
 from bus.config import Config
-from bus.schema import AnyEvent, Attached, Counters, TcpRcvBuf, TcpSndBuf, Tick, Trial, Value, Verdict
+from bus.schema import AnyEvent, Attached, Counters, Drops, TcpRcvBuf, TcpSndBuf, Tick, Trial, Value, Verdict
 from bus.tape import SIZE_MAX
 from bus.tunables import table
 from deciders.engine import Decider, decide
@@ -29,7 +29,18 @@ from deciders.neigh_room import Policy as NeighPolicy
 from deciders.tcp_limit import Policy as TcpPolicy
 from trimtab.loop import Loop
 from trimtab.waves import Wave, burst, chance, constant, noise, ramp, sawtooth, square, step
-from trimtab.worlds import WINDOW_SHARE, CounterFile, Neighbours, Path, TcpFlow, World
+from trimtab.worlds import (
+    BACKLOG,
+    PACKETS,
+    TIME,
+    WINDOW_SHARE,
+    CounterFile,
+    Neighbours,
+    Path,
+    ReceivePath,
+    TcpFlow,
+    World,
+)
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
@@ -126,6 +137,24 @@ def watched(draw: st.DrawFn) -> Made:
     return Made(("tcp_buffer", "guard"), [flow, snmp, *netstat, sockstat], made.tunables)
 
 
+@st.composite
+def received(draw: st.DrawFn) -> Made:
+    """Packets that come in bursts, at a CPU that is fast enough for them, or not."""
+    bursts = draw(waves()) * draw(st.floats(10, 200_000))
+    path = ReceivePath(
+        bursts,
+        per_s=draw(st.floats(10_000, 2e6)),
+        wait=draw(waves()),
+        limits=(
+            draw(st.sampled_from((1000, 64, 20, 65_536, 1 << 20))),
+            draw(st.sampled_from((300, 64, 2400, 30))),
+            8000,
+        ),
+        probe=draw(st.booleans()),
+    )
+    return Made(("receive_path",), [path], (BACKLOG, PACKETS, TIME))
+
+
 @dataclass
 class Networks:
     """Networks attached to one namespace, told of each second."""
@@ -138,7 +167,12 @@ class Networks:
         yield Attached(t_ns, 7, 2, self.hosts, 1)
 
 
-WORLDS: dict[str, st.SearchStrategy[Made]] = {"tcp_buffer": tcp(), "neigh_table": neighbours(), "guard": watched()}
+WORLDS: dict[str, st.SearchStrategy[Made]] = {
+    "tcp_buffer": tcp(),
+    "neigh_table": neighbours(),
+    "guard": watched(),
+    "receive_path": received(),
+}
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)
 
@@ -394,6 +428,7 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             TcpSndBuf(t_ns, netns, 1, number, 2, 1, 2, 1 << 18, 1 << 18, False, 40_000, 40_000, 100, 1448, 90, 1 << 20,
                       1 << 17, 1 << 20, 10, 1000, 3, 0),
             Counters(t_ns, netns, "net/snmp", dict.fromkeys(COUNTED, number)),
+            Drops(t_ns, netns, 1, 3, "CPU_BACKLOG", number),
             Attached(t_ns, netns, 2, 254, 1),
             Value(t_ns, RMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             Value(t_ns, WMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),

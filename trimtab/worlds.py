@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
 from actuators.records import Spot
-from bus.schema import AnyEvent, Counters, NeighEntries, NeighTable, Probe, TcpRcvBuf, TcpSndBuf
+from bus.schema import AnyEvent, Counters, Drops, NeighEntries, NeighTable, Probe, TcpRcvBuf, TcpSndBuf
 from trimtab.waves import Wave, constant
 
 SECOND_NS = 1_000_000_000
@@ -199,6 +199,58 @@ class Neighbours:
 
     def _spot(self, level: int) -> Spot:
         return Spot(f"net.{FAMILIES[self.family]}.neigh.default.gc_thresh{level}", 0)
+
+
+BACKLOG, PACKETS, TIME = "net.core.netdev_max_backlog", "net.core.netdev_budget", "net.core.netdev_budget_usecs"
+
+
+@dataclass
+class ReceivePath:
+    """One CPU that receives: packets come in bursts, wait in its queue as far as there is room, and are handled in runs
+    that end after so many or so long."""
+
+    bursts: Wave
+    """Packets that come at once, each turn."""
+    per_s: float = 500_000.0
+    """What the CPU can handle."""
+    wait: Wave = NONE
+    """Share of the time that tasks wait for a CPU."""
+    limits: tuple[int, int, int] = (1000, 300, 8000)
+    """netdev_max_backlog, netdev_budget, netdev_budget_usecs at first."""
+    probe: bool = True
+    """Without it, /proc alone tells."""
+    every_s: float = 0.1
+    values: Mapping[Spot, int] = field(init=False)
+    dropped: int = 0
+    lately: int = 0
+    """Dropped in the last turn."""
+    _queue: float = 0.0
+    _totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
+    """Packets handled, squeezes, us waited."""
+    _last_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.values = {Spot(name, 0): value for name, value in zip((BACKLOG, PACKETS, TIME), self.limits, strict=True)}
+
+    def turn(self, seconds: float, t_ns: int, now: Mapping[Spot, int]) -> Iterator[AnyEvent]:
+        """As the probe and /proc say it."""
+        passed_s, again = seconds - self._last_s, seconds // 1 != self._last_s // 1
+        self._last_s = seconds
+        came = int(max(0.0, self.bursts(seconds)))
+        self.lately = max(0, came + int(self._queue) - now[Spot(BACKLOG, 0)])
+        handled = min(self._queue + came - self.lately, self.per_s * passed_s)
+        self._queue += came - self.lately - handled
+        run = min(now[Spot(PACKETS, 0)], self.per_s * now[Spot(TIME, 0)] / 1e6)
+        self.dropped += self.lately
+        for number, more in enumerate((handled, handled // run, self.wait(seconds) * passed_s * 1e6)):
+            self._totals[number] += max(0.0, more)
+        if self.lately and self.probe:
+            yield Drops(t_ns, 7, 7, 3, "CPU_BACKLOG", self.dropped)
+        if again:
+            processed, squeezes, waited_us = map(int, self._totals)
+            yield Counters(t_ns, 0, "pressure/cpu", {"some.total_us": waited_us})
+            found = {"processed": processed, "dropped": self.dropped, "time_squeeze": squeezes, "flow_limit": 0}
+            yield Counters(t_ns, 0, "net/softnet_stat", found)
 
 
 @dataclass
