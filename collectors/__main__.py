@@ -63,12 +63,14 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
         from collectors.proc import ProcSource
 
         return ProcSource()
+    from collectors.listeners import ListenersSource
     from collectors.netlink import NetlinkSource
     from collectors.several import Several
     from collectors.trials import TrialsSource
 
     # Beside each other because both look into other namespaces, which collector-proc must not be able to.
-    return Several(NetlinkSource(settings), TrialsSource(run_dir, cookie_here()))
+    namespaces = NetlinkSource(settings)
+    return Several(namespaces, TrialsSource(run_dir, cookie_here()), ListenersSource(run_dir, namespaces.census))
 
 
 if __name__ == "__main__":

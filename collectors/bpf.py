@@ -21,25 +21,13 @@ from collectors.drops import Tally
 from collectors.handoff import Handed, HandOffError
 from collectors.ring import Drops, Ring, Row
 from collectors.source import Status
+from collectors.words import value, word
 
 REPUBLISH_NS = 5_000_000_000
 PATIENCE_NS = 10_000_000_000
 """How long to be not ready for want of a loader."""
 CALLERS = 4
 """So many may be connected without having said anything; the one that has been longest makes way for the next."""
-
-_CONTROL = dict.fromkeys((*range(32), *range(127, 160)), "�")
-_IN_VALUES = {code: shown for code, shown in _CONTROL.items() if chr(code) not in "\t\n"}
-
-
-def word(raw: bytes) -> str:
-    """A C string of somebody else's choosing, fit to be shown: valid and without control characters."""
-    return raw.partition(b"\0")[0].decode(errors="replace").translate(_CONTROL)
-
-
-def value(raw: bytes) -> str:
-    """The same for a sysctl's value, which may hold tabs and lines; without the newline at its end."""
-    return raw.partition(b"\0")[0].decode(errors="replace").rstrip("\n").translate(_IN_VALUES)
 
 
 def sysctl_write(*row: Any) -> schema.SysctlWrite:

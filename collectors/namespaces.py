@@ -173,6 +173,11 @@ class Census:
         self._gone = []
         return events
 
+    def places(self) -> list[tuple[int, Handle]]:
+        """Those that may be looked into: cookie, and the way in."""
+        visited = ((known.visit, known.handle) for known in self._known.values() if not known.refused)
+        return [(visit.cookie, handle) for visit, handle in visited if visit and self._wanted(visit)]
+
     def missing(self) -> list[str]:
         """What cannot be seen, and why."""
         if self._host_only:

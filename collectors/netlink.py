@@ -29,7 +29,8 @@ class NetlinkSource:
     ready = True
 
     def __init__(self, config: Config) -> None:
-        self._census = Census(config.netns)
+        self.census = self._census = Census(config.netns)
+        """For whoever else looks into namespaces."""
         self._mounts = Mounts()
         self._tables: dict[int, str] = {}
         self._mount_ns = 0

@@ -1,0 +1,79 @@
+"""What stands in a namespace about the setting up of connections: counters, and the sockets that listen."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from msgspec import Struct
+
+from bus import netns
+from bus.netns import HOST, Handle
+from bus.schema import ListenQueues
+from collectors import counters, sockdiag
+from collectors.sockdiag import Listening
+from collectors.trials import read_here
+
+FIELDS = {
+    "overflows": "TcpExt.ListenOverflows",
+    "drops": "TcpExt.ListenDrops",
+    "full_cookies": "TcpExt.TCPReqQFullDoCookies",
+    "full_drops": "TcpExt.TCPReqQFullDrop",
+    "cookies_sent": "TcpExt.SyncookiesSent",
+    "cookies_valid": "TcpExt.SyncookiesRecv",
+    "cookies_failed": "TcpExt.SyncookiesFailed",
+    "opened": "Tcp.PassiveOpens",
+}
+"""Of ListenQueues, by its name in net/netstat or net/snmp."""
+
+
+class Look(Struct, frozen=True):
+    """What was found in a namespace."""
+
+    cookie: int
+    totals: dict[str, int]
+    listening: list[Listening]
+
+
+def glance_here() -> Look:
+    """The counters of the calling thread's namespace. Raises OSError."""
+    cookie, texts = read_here()
+    values: dict[str, int] = {}
+    try:
+        for raw in texts:
+            values |= counters.line_pairs(raw)
+    except ValueError as error:
+        raise OSError(errno.EPROTO, f"counters: {error}") from None
+    # A kernel that lacks one of them has had none of it.
+    return Look(cookie, {field: max(0, values.get(name, 0)) for field, name in FIELDS.items()}, [])
+
+
+def look_here() -> Look:
+    """The same, and who listens. Raises OSError."""
+    found = glance_here()
+    with sockdiag.open_socket() as sock:
+        return Look(found.cookie, found.totals, sockdiag.listening(sock))
+
+
+def visit(handles: list[Handle], do: Callable[[], Look]) -> list[Look | OSError]:
+    """What is found in each. The caller's own namespace needs no thread and no privilege."""
+    away = [handle.path for handle in handles if handle.name != HOST]
+    found = iter(netns.inside_each(away, do) if away else ())
+    return [_home(do) if handle.name == HOST else next(found) for handle in handles]
+
+
+def _home(do: Callable[[], Look]) -> Look | OSError:
+    try:
+        return do()
+    except OSError as error:
+        return error
+
+
+def moved(before: ListenQueues, now: ListenQueues) -> bool:
+    """Connections could not be set up in between, or only with a cookie."""
+    return (before.overflows, before.drops, before.full_cookies, before.full_drops) != (
+        now.overflows,
+        now.drops,
+        now.full_cookies,
+        now.full_drops,
+    )
