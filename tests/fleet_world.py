@@ -36,6 +36,8 @@ BIN = Path(sys.executable).parent
 UNPACKED = Path(sys.prefix) / "unpacked"
 """Where ./bootstrap test puts an sshd that is not installed, so that no service starts."""
 READY_S = 20.0
+BUNDLE_S = 3600.0
+"""How long an archive of another tree stays for others who test."""
 ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C.UTF-8"}
 _numbers = itertools.count()
 
@@ -94,6 +96,30 @@ exec systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$
 """
 
 
+# Again until it stands: the lane's sockets find each other in their own time.
+WISH = """
+import os, sys, time
+from pathlib import Path
+from bus import link, netns
+from bus.roles import BUILT_IN_DECIDERS, UID_BASE, wish_path
+from bus.schema import Wish
+tunable, want = sys.argv[1], int(sys.argv[2])
+file = Path("/proc/sys", *tunable.partition("[")[0].split("."))
+inode = os.stat("/proc/self/ns/net").st_ino
+user = UID_BASE + BUILT_IN_DECIDERS["tcp_buffer"].uid_offset
+os.setgroups([])
+os.setgid(user)
+os.setuid(user)
+sender = link.WishSender(wish_path(Path("/run/trimtab"), "tcp_buffer"))
+for _ in range(50):
+    now = int(file.read_text().split()[-1])
+    if now == want:
+        sys.exit(0)
+    row = (tunable, netns.cookie_here(), inode, now, want, "asked for by a test: 1", {"asked": 1})
+    sender.send(Wish(1, time.monotonic_ns(), 1_000_000_000, *row))
+    time.sleep(0.2)
+sys.exit("not granted")
+"""
 Process = subprocess.Popen[bytes]
 
 
@@ -144,6 +170,10 @@ class Host:
         found = self.run("cd /proc/sys/net && grep -r . ipv4/tcp* ipv4/ip* core 2>/dev/null || :")
         return {name: value for name, _, value in (line.partition(":") for line in found.splitlines())}
 
+    def wish(self, tunable: str, want: int) -> None:
+        """Ask for a value as the decider tcp_buffer does: as its user, on its lane."""
+        self.run(f"/opt/trimtab/current/bin/python -I -B -c {shlex.quote(WISH)} {shlex.quote(tunable)} {want}")
+
     def die(self) -> None:
         """As by a power cut."""
         self._process.kill()
@@ -182,6 +212,13 @@ class World:
         """A program of Ansible's, where the hosts can be reached."""
         return ["nsenter", f"--net=/run/netns/{self.hub}", str(BIN / program), "-i", str(self.inventory), *words]
 
+    def run(self, argv: list[str]) -> str:
+        """What a program of Ansible's prints. FleetError unless it ends with 0."""
+        done = subprocess.run(argv, capture_output=True, text=True, env=self.environment(), cwd=self.folder)
+        if done.returncode:
+            raise FleetError(f"{shlex.join(argv)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
+
     def play(self, play: str, *words: str, check: bool = True, **variables: Any) -> Played:
         """Run playbooks/PLAY. check: FleetError unless it ends with 0."""
         extra = ["-e", json.dumps({**self.variables, **variables})]
@@ -192,6 +229,27 @@ class World:
         if check and done.returncode:
             raise FleetError(f"{shlex.join(argv)}: {done.returncode}\n{played.said}")
         return played
+
+
+def bundle() -> Path:
+    """The archive of this tree, made where it is not there yet."""
+    folder = Path(sys.prefix) / "bundles"
+    plays = TREE / "playbooks"
+    words = ["localhost", "-m", "trimtab.fleet.trimtab_bundle", "-a", f"source={TREE} folder={folder}"]
+    done = subprocess.run(
+        [str(BIN / "ansible"), *words, "--playbook-dir", str(plays)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "ANSIBLE_CONFIG": str(plays / "ansible.cfg"), "ANSIBLE_NOCOLOR": "1"},
+    )
+    if done.returncode:
+        raise FleetError(done.stdout + done.stderr)
+    path = Path(json.loads(done.stdout.partition("=> ")[2])["path"])
+    for other in folder.glob("*.tar"):
+        if other.stat().st_mtime < time.time() - BUNDLE_S:
+            other.unlink()
+    path.touch()
+    return path
 
 
 class Played:
@@ -271,13 +329,14 @@ def _start(world: World, prefix: str, number: int, size: str, booted: bool) -> N
     # The hosts end with the tests, however those end.
     argv = ["setpriv", "--pdeathsig=KILL", "nsenter", f"--net=/run/netns/{namespace}"]
     argv += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]
-    process = subprocess.Popen(
-        [*argv, "/bin/sh", "-c", FILES + (SYSTEMD if booted else SSHD)],
-        env=ENVIRONMENT | environment,
-        stdin=subprocess.DEVNULL,
-        stdout=(world.folder / f"{name}.log").open("wb"),
-        stderr=subprocess.STDOUT,
-    )
+    with (world.folder / f"{name}.log").open("wb") as log:
+        process = subprocess.Popen(
+            [*argv, "/bin/sh", "-c", FILES + (SYSTEMD if booted else SSHD)],
+            env=ENVIRONMENT | environment,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
     world.hosts[name] = Host(name, address, namespace, booted, process)
 
 

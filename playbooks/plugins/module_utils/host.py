@@ -48,14 +48,17 @@ class Installed:
         """Those that are there whole."""
         folder = os.path.join(ROOT, "releases")
         names = os.listdir(folder) if os.path.isdir(folder) else []
-        return sorted(name for name in names if os.path.exists(os.path.join(folder, name, COMPLETE)))
+        return sorted(name for name in names if whole(os.path.join(folder, name)))
 
     def facts(self):
         """What trimtab says of itself (trimtab.facts); nothing where it is not installed. HostError where it cannot."""
         if not os.path.exists(self.program):
             return {}
-        python = os.path.join(self.current, "bin", "python")
-        code, out, err = self.module.run_command([python, "-I", "-B", "-m", "trimtab.facts"])
+        argv = [os.path.join(self.current, "bin", "python"), "-I", "-B", "-m", "trimtab.facts"]
+        try:
+            code, out, err = self.module.run_command(argv, handle_exceptions=False)
+        except OSError as error:
+            raise HostError("trimtab does not work here: %s" % error_of(error)) from None
         if code:
             raise HostError("trimtab does not work here: %s" % last(out + err))
         return json.loads(out)
@@ -64,6 +67,11 @@ class Installed:
         """trimtab's (exit code, output in one string)."""
         code, out, err = self.module.run_command([self.program] + list(words))
         return code, (out + err).strip()
+
+
+def whole(release):
+    """Its installation came to its end, and its Python is there still."""
+    return os.path.exists(os.path.join(release, COMPLETE)) and os.path.exists(os.path.join(release, "bin", "python"))
 
 
 def last(text):
