@@ -133,8 +133,8 @@ def _profile(root: Path, name: str) -> configparser.RawConfigParser:
 def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     state = _running(root, "bpftune")
     if state:
-        # Its tuners tcp_buffer and neigh_table (bpftune(8)) set all of these.
-        ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "neigh_table"))
+        # Its tuners tcp_buffer and neigh_table (bpftune(8)) set all of these: memory is part of the former.
+        ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "tcp_memory", "neigh_table"))
         yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own, so they are ceded to it", ours)
 
 

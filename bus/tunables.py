@@ -6,6 +6,7 @@ actuator runs nothing of theirs.
 
 from __future__ import annotations
 
+import resource
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from msgspec import Meta, Struct
 
 INT_MAX = 2**31 - 1
 """Most sysctls are a C int; a larger value is refused by the kernel or, on some, wraps."""
+PAGE_BYTES = resource.getpagesize()
 
 Scope = Literal["host", "netns"]
 Risk = Literal["safe", "careful", "manual"]
@@ -153,11 +155,54 @@ def _receive(name: str, low: int, high: int, unit: str, **more: Any) -> Tunable:
     )
 
 
+def _tcp_mem(level: int) -> Tunable:
+    # Of memory, in pages: tcp_init_mem (net/ipv4/tcp.c) begins with 1/16 for [1], 3/4 and 3/2 of that for the others.
+    what = ("from which pressure ends", "at which TCP is under pressure", "that TCP may hold, all namespaces together")
+    name = "net.ipv4.tcp_mem"
+    return Tunable(
+        name=f"{name}[{level}]",
+        low=(96, 128, 192)[level],
+        high=INT_MAX,
+        ram_share=(16, 8, 4)[level],
+        unit_bytes=PAGE_BYTES,
+        step=0.5,
+        # Packets are refused until it has grown.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="pages",
+        scope="host",
+        decider="tcp_memory",
+        at_most=(f"{name}[{level + 1}]",) if level < 2 else (),
+        at_least=(f"{name}[{level - 1}]",) if level else (),
+        guards=("psi_memory",),
+        summary=f"memory {what[level]}",
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
     *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
     *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
+    *(_tcp_mem(level) for level in (0, 1, 2)),
+    Tunable(
+        name="net.ipv4.tcp_max_orphans",
+        low=64,
+        high=1 << 20,
+        # Up to 64 KiB each (tcp_max_orphans in Documentation/networking/ip-sysctl.rst). What they really hold is also
+        # part of tcp_mem, which ends at a quarter of memory.
+        ram_share=2,
+        unit_bytes=65536,
+        step=0.5,
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="sockets",
+        scope="host",
+        risk="careful",
+        decider="tcp_memory",
+        guards=("psi_memory",),
+        summary="TCP sockets that no program holds any more; those above it are reset",
+    ),
     _receive(
         "netdev_max_backlog",
         # One poll of the queue takes 64 packets (dev_weight): below that it never has enough.

@@ -2,8 +2,9 @@
 
 A flow that fills its receive window, or that its send buffer holds back (in the kernel's own word), and whose buffer is
 near the limit gets half as much again; deciders.tcp_growth has the rules of what happens then. A limit that nothing has
-needed for long comes down by the same steps, never below the original. Sockets whose size the application has set
-(SO_RCVBUF, SO_SNDBUF) do not depend on the limit and are no evidence.
+needed for long comes down by the same steps, never below the original; so does one when TCP runs out of memory
+(deciders.tcp_scarce). Sockets whose size the application has set (SO_RCVBUF, SO_SNDBUF) do not depend on the limit and
+are no evidence.
 """
 
 from __future__ import annotations
@@ -11,19 +12,20 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, field
 
-from bus.schema import Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
+from bus.schema import Counters, Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
 from deciders.flow import SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
 from deciders.limit import answered, bounds, may
 from deciders.tcp_growth import come_down, go_back, weigh
 from deciders.tcp_limit import Policy, Sample, learn_limit
+from deciders.tcp_scarce import TCP_MEM, Scarcity, bound, give_way, read, scarce
 from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
 
 __all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
 
 NAME = "tcp_buffer"
-TOPICS = (TcpRcvBuf, TcpSndBuf, Value, Outcome, Netns, Probe)
+TOPICS = (TcpRcvBuf, TcpSndBuf, Counters, Value, Outcome, Netns, Probe)
 
 DEAF_NS = 60_000_000_000
 """A probe unheard of for longer says nothing of what was needed in between."""
@@ -52,6 +54,7 @@ class State(Struct):
     policy: Policy
     receive: Side
     send: Side
+    scarcity: Scarcity = field(default_factory=Scarcity)
 
 
 def start(policy: Policy) -> State:
@@ -152,15 +155,24 @@ def _held_back(event: TcpSndBuf) -> float:
 def _on_value(state: State, event: Value) -> Sequence[Wish]:
     side = _side(state, event.tunable)
     if side is None:
+        if event.tunable == TCP_MEM:
+            bound(state.scarcity, event)
         return ()
     knob = knob_of(side, event)
     bounds(knob, event)
     learn_limit(knob, event.value, event.t_ns)
+    if scarce(state.scarcity, event.t_ns):
+        return give_way(state.policy, state.scarcity, knob, event)
     if knob.back:
         return go_back(knob, event)
     if event.t_ns - side.heard_ns > DEAF_NS:
         knob.need_ns = event.t_ns
     return come_down(state.policy, knob, event)
+
+
+def _on_counters(state: State, event: Counters) -> Sequence[Wish]:
+    read(state.scarcity, event)
+    return ()
 
 
 def _on_outcome(state: State, event: Outcome) -> Sequence[Wish]:
@@ -198,6 +210,7 @@ def _side(state: State, tunable: str) -> Side | None:
 _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Wish]]] = {
     TcpRcvBuf: _on_receive,
     TcpSndBuf: _on_send,
+    Counters: _on_counters,
     Value: _on_value,
     Outcome: _on_outcome,
     Netns: _on_netns,

@@ -19,6 +19,7 @@ from deciders import tcp_wish
 from deciders.flow import SAMPLES_MIN, before, gained
 from deciders.limit import may
 from deciders.tcp_limit import Attempt, Knob, Policy, Sample, SocketEvent
+from deciders.tcp_scarce import gave_way
 
 SECOND_NS = 1_000_000_000
 SPACING_NS = 120_000_000
@@ -134,6 +135,8 @@ def _take_back(policy: Policy, knob: Knob, attempt: Attempt, sample: Sample) -> 
 def _grow(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
     event, flow = sample.event, sample.flow
     if event.t_ns < knob.changed_ns + SPACING_NS or not may(knob, event.t_ns) or _rests(knob, sample):
+        return ()
+    if gave_way(policy, knob, event.t_ns):
         return ()
     want = min(int(knob.value * policy.factor), knob.high or INT_MAX, sample.scale_bytes or INT_MAX)
     if want <= knob.value or want < knob.low or knob.blind >= policy.steps_without_gain:

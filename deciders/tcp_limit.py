@@ -85,6 +85,8 @@ class Knob(Limit):
     back_why: str = ""
     backed_ns: int = 0
     """When a step was last taken back; 0: never."""
+    gave_ns: int = 0
+    """When it last came down for want of memory (deciders.tcp_scarce); 0: never."""
 
 
 class Sample(Struct, gc=False):

@@ -59,6 +59,13 @@ def idle(knob: Knob, want: int, unused_s: int, event: Value) -> Wish:
     return _wish(knob, want, text, event, {"unused_s": unused_s, "original_bytes": knob.original})
 
 
+def scarce(knob: Knob, want: int, held: int, limit: int, event: Value) -> Wish:
+    """Down: TCP's memory is used up."""
+    text = f"TCP holds {held} of {limit} pages, and tcp_mem can grow no more: back towards {knob.original}"
+    numbers: Evidence = {"held_pages": held, "tcp_mem2": limit, "original_bytes": knob.original}
+    return _wish(knob, want, text, event, numbers)
+
+
 def _wish(knob: Knob, want: int, why: str, event: SocketEvent | Value, numbers: Evidence) -> Wish:
     asked(knob, event.t_ns)
     evidence = {"event": f"{type(event).__name__}@{event.t_ns}"} | numbers

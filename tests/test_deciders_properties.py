@@ -41,6 +41,7 @@ from trimtab.worlds import (
     TcpFlow,
     World,
 )
+from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
@@ -155,6 +156,20 @@ def received(draw: st.DrawFn) -> Made:
     return Made(("receive_path",), [path], (BACKLOG, PACKETS, TIME))
 
 
+@st.composite
+def tcp_memory(draw: st.DrawFn) -> Made:
+    """Memory that TCP wants, more or less of it, and sockets that no program holds any more."""
+    least = draw(st.integers(192, 8000))
+    memory = TcpMemory(
+        draw(waves()) * draw(st.floats(100, 3e6)),
+        draw(waves()) * draw(st.floats(0, 1e5)),
+        limits=(least // 2, least * 2 // 3, least),
+        max_orphans=draw(st.sampled_from((64, 1000, 20, 1 << 18))),
+        spare=constant(draw(st.sampled_from((0.9, 0.05)))) + draw(waves()) * 0.1,
+    )
+    return Made(("tcp_memory",), [memory], (*TCP_MEM, ORPHANS))
+
+
 @dataclass
 class Networks:
     """Networks attached to one namespace, told of each second."""
@@ -172,6 +187,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "neigh_table": neighbours(),
     "guard": watched(),
     "receive_path": received(),
+    "tcp_memory": tcp_memory(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)

@@ -1,0 +1,127 @@
+"""Limits that leave room until they do not, on the real kernel: what fails without the tuner and does not with it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import socket
+import struct
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from instance_world import Trimtab, instance
+from netns_world import named_namespaces
+
+from bus import netns
+
+pytestmark = [
+    pytest.mark.system,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root"),
+    pytest.mark.timeout(120),
+]
+
+SYSCTL = Path("/proc/sys/net")
+
+
+@pytest.fixture
+def trimtab() -> Iterator[Trimtab]:
+    with instance() as made:
+        yield made
+
+
+@pytest.fixture
+def namespace() -> Iterator[str]:
+    """The path of a namespace whose loopback is up."""
+    with named_namespaces() as make:
+        path = make("room")
+        netns.inside(path, up)
+        yield path
+
+
+def up() -> None:
+    """The loopback device, by ioctl: linux/sockios.h, linux/if.h."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        fcntl.ioctl(sock, 0x8914, struct.pack("16sH14x", b"lo", 0x1))
+
+
+# --- TCP's memory --------------------------------------------------------------------------------------------------
+
+TCP_MEM = SYSCTL / "ipv4/tcp_mem"
+LOWERED = "600 800 1200"
+CONNECTIONS, EACH = 200, 48 << 10
+
+
+@pytest.fixture
+def little_memory(the_host: None) -> Iterator[None]:
+    """tcp_mem lowered, and put back."""
+    before = TCP_MEM.read_text()
+    TCP_MEM.write_text(LOWERED)
+    yield
+    TCP_MEM.write_text(before)
+
+
+@contextlib.contextmanager
+def unread(path: str) -> Iterator[list[socket.socket]]:
+    """Connections over the loopback device of a namespace, whose receiving ends nobody reads, and into which as much
+    has been written as they take."""
+    with contextlib.ExitStack() as stack:
+        yield netns.inside(path, lambda: connected(stack))
+
+
+def connected(stack: contextlib.ExitStack) -> list[socket.socket]:
+    listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=CONNECTIONS))
+    ends = []
+    for _ in range(CONNECTIONS):
+        sender = stack.enter_context(socket.create_connection(listener.getsockname()))
+        ends += [sender, stack.enter_context(listener.accept()[0])]
+    for sender in ends[::2]:
+        sender.setblocking(False)
+    return ends
+
+
+def arrived(ends: list[socket.socket], seconds: float) -> int:
+    """Bytes that wait to be read after at most so long, EACH of each connection counted; stops when all is there."""
+    sent, deadline_s, found = dict.fromkeys(ends[::2], 0), time.monotonic() + seconds, 0
+    while found < CONNECTIONS * EACH and time.monotonic() < deadline_s:
+        for sender, done in sent.items():
+            with contextlib.suppress(BlockingIOError):
+                sent[sender] += sender.send(bytes(EACH - done)) if done < EACH else 0
+        time.sleep(0.02)
+        waiting = [struct.unpack("i", fcntl.ioctl(end, termios.FIONREAD, bytes(4)))[0] for end in ends[1::2]]
+        found = sum(waiting)
+    return found
+
+
+@pytest.mark.usefixtures("little_memory")
+class TestTcpMemory:
+    def test_without_trimtabs_hand_tcp_runs_out_of_memory_and_advice_says_what_would_help(
+        self, trimtab: Trimtab, namespace: str
+    ) -> None:
+        trimtab.start("--mode", "advise", "--only", "tcp_memory")
+        with unread(namespace) as ends:
+            assert arrived(ends, 3) < CONNECTIONS * EACH
+            trimtab.until(lambda: trimtab.documents("history"), "advice")
+        assert TCP_MEM.read_text().split() == LOWERED.split()
+        assert {change["state"] for change in trimtab.documents("history")} == {"advised"}
+        assert trimtab.stop() == 0
+
+    def test_with_it_all_arrives_the_three_are_in_order_and_all_is_undone_at_the_end(
+        self, trimtab: Trimtab, namespace: str
+    ) -> None:
+        trimtab.start("--only", "tcp_memory")
+        with unread(namespace) as ends:
+            assert arrived(ends, 30) == CONNECTIONS * EACH, trimtab.log.read_text()
+            least, pressure, most = map(int, TCP_MEM.read_text().split())
+        assert 600 < least < pressure <= most
+        assert most > 1200
+        history = trimtab.documents("history")
+        assert {change["decider"] for change in history} == {"tcp_memory"}
+        assert "pages held of the 1200 in tcp_mem[2]" in next(
+            change["why"] for change in history if change["tunable"] == "net.ipv4.tcp_mem[2]"
+        )
+        assert trimtab.stop() == 0
+        assert TCP_MEM.read_text().split() == LOWERED.split()
