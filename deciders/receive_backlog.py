@@ -20,6 +20,8 @@ REASON = "CPU_BACKLOG"
 PACKET_BYTES = 2048
 """What a packet of up to 1500 bytes takes in memory, its sk_buff included: half a page and a little."""
 RAM_SHARE = 64
+FLOOR_CEILING = 4096
+"""So much is always allowed: 8 MiB for each CPU."""
 JUDGE_NS = SECOND_NS
 """A growth is given so long to show whether it helps."""
 PLACES_MAX = 1024
@@ -31,8 +33,8 @@ class Backlog:
     """Bounded by PLACES_MAX."""
 
     climb: Climb = field(default_factory=lambda: Climb(JUDGE_NS))
-    ceiling: int = 0
-    """What memory allows; 0: not known yet."""
+    ceiling: int = FLOOR_CEILING
+    """What memory allows."""
     places: dict[tuple[int, int], int] = field(default_factory=dict)
     """(namespace, device) -> packets that the probe has told of."""
     totals: tuple[int, int] = (-1, -1)
@@ -50,7 +52,7 @@ class Backlog:
 
 def on_host(backlog: Backlog, mem_bytes: int, cpus: int) -> None:
     """Each CPU has such a queue; all of them full may take a share of memory."""
-    backlog.ceiling = mem_bytes // RAM_SHARE // PACKET_BYTES // max(1, cpus)
+    backlog.ceiling = max(FLOOR_CEILING, mem_bytes // RAM_SHARE // PACKET_BYTES // max(1, cpus))
 
 
 def on_drops(policy: Policy, backlog: Backlog, event: Drops) -> None:
