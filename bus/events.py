@@ -228,6 +228,45 @@ class UdpDrop(Event, frozen=True):
     """By sockets of this namespace for this reason with a buffer of this size, since the probe was loaded."""
 
 
+class FragMemory(Event, frozen=True):
+    """IP fragments that wait in one namespace for the rest of their datagram, near or above what may: at most every
+    100 ms. Where a fragment can be seen only when it is dropped, it is told of only then."""
+
+    netns: Count
+    netns_ino: Count
+    family: Count
+    """2: IPv4, 10: IPv6."""
+    held_bytes: Count
+    """With all that the kernel needs for them."""
+    high_bytes: Count
+    """ipfrag_high_thresh or ip6frag_high_thresh of that namespace: above it every fragment is dropped."""
+    refused: Count
+    """Fragments so dropped in that namespace since the probe was loaded."""
+
+
+class Ports(Event, frozen=True):
+    """Local ports and TIME_WAITs of one namespace: told when a connect() found no port, or a connection ended while
+    tcp_max_tw_buckets was three quarters used; at most every 100 ms."""
+
+    netns: Count
+    netns_ino: Count
+    low: Count
+    """ip_local_port_range of that namespace; 0 and 0 where the probe cannot read it."""
+    high: Count
+    exhausted: Count
+    """Calls that found no port since the probe was loaded."""
+    tw_reuse: Count
+    """tcp_tw_reuse, and ..."""
+    timestamps: Count
+    """... tcp_timestamps, of that namespace."""
+    tw: Count
+    """Connections in TIME_WAIT, or in FIN_WAIT2 with no program."""
+    tw_max: Count
+    """tcp_max_tw_buckets of that namespace."""
+    tw_full: Count
+    """Connections that ended while there were so many, since the probe was loaded."""
+
+
 class NeighTable(Event, frozen=True):
     """Level state of one neighbour table of the host (family 2: ARP, 10: ND), from netlink."""
 
@@ -334,6 +373,8 @@ AnyEvent = (
     | ListenQueues
     | Listener
     | UdpDrop
+    | FragMemory
+    | Ports
     | NeighTable
     | Attached
     | Counters

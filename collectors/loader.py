@@ -168,13 +168,12 @@ class Loader:
         if road.kind == "cgroup_sysctl":
             return self._take_cgroup(code, road)
         assert self._btf
-        # The typed road names its tracepoint when the program is loaded, the plain one when it is attached.
-        typed = road.kind == "tp_btf"
-        program = self._libbpf.program_load(
-            road.kind, road.function, code, self._btf.tracepoint(road.target) if typed else 0
-        )
+        # The typed roads name their target when the program is loaded, the plain one when it is attached.
+        targets = {"tp_btf": self._btf.tracepoint, "fentry": self._btf.function}
+        target = targets[road.kind](road.target) if road.kind in targets else 0
+        program = self._libbpf.program_load(road.kind, road.function, code, target)
         try:
-            return self._libbpf.raw_tracepoint("" if typed else road.target, program), []
+            return self._libbpf.raw_tracepoint("" if target else road.target, program), []
         except FileNotFoundError:
             raise UnavailableError(f"no tracepoint {road.target}") from None
         finally:

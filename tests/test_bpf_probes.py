@@ -200,8 +200,11 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "neigh_create": ("raw tracepoint", ""),
         "drops": ("raw tracepoint", ""),
         "udp_drop": ("raw tracepoint", ""),
+        "ip_frag": watch.roads["ip_frag"],
         "sysctl_write": ("cgroup", ""),
     }
+    # Where no function may be watched (CONFIG_FPROBE, lockdown), the next road: and it says why.
+    assert watch.roads["ip_frag"] in (("fentry", ""), ("raw tracepoint", "fentry: not permitted"))
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
@@ -615,6 +618,65 @@ def test_datagrams_dropped_without_end_are_told_ten_times_a_second(either: Watch
     told = either.events(schema.UdpDrop, netns.cookie)
     assert 3 <= len(told) <= 8
     assert told[-1].dropped > 100
+
+
+# --- fragments that wait -------------------------------------------------------------------------------------------
+
+
+def fragments(netns: NetNs, address: str, datagrams: int, bytes_each: int = 60_000) -> None:
+    """Datagrams of many fragments each."""
+
+    def send() -> None:
+        with socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for _ in range(datagrams):
+                sender.sendto(b"x" * bytes_each, (address, 9))
+
+    netns.run(send)
+
+
+@pytest.fixture
+def joined(lab: Lab) -> tuple[NetNs, NetNs, dict[int, str]]:
+    """Two namespaces, the second with room for one datagram's fragments, and its addresses."""
+    a, b = lab.netns("a"), lab.netns("b")
+    link = lab.veth(a, b)
+    for netns, own in ((a, 1), (b, 2)):
+        device = link.a_device if netns is a else link.b_device
+        netns.command(["ip", "addr", "add", f"fd00::{own}/64", "dev", device, "nodad"])
+    for name in ("net.ipv4.ipfrag", "net.ipv6.ip6frag"):
+        b.sysctl(f"{name}_low_thresh", 0)
+        b.sysctl(f"{name}_high_thresh", 65536)
+    return a, b, {socket.AF_INET: link.b_address, socket.AF_INET6: "fd00::2"}
+
+
+@pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
+def test_a_fragment_that_finds_no_room_is_told_in_its_own_namespace_with_what_waits_there(
+    either: Watch, joined: tuple[NetNs, NetNs, dict[int, str]], family: int
+) -> None:
+    a, b, addresses = joined
+    fragments(a, addresses[family], 3)
+    event = either.first(schema.FragMemory, b.cookie)
+    assert (event.family, event.high_bytes, event.netns_ino) == (family, 65536, b.inode)
+    assert 65536 < event.held_bytes < 2 * 65536
+    assert event.refused >= 1
+    assert not either.events(schema.FragMemory, a.cookie)
+
+
+def test_fragments_for_which_there_is_room_are_not_told_of_and_many_without_ten_times_a_second(
+    either: Watch, joined: tuple[NetNs, NetNs, dict[int, str]]
+) -> None:
+    a, b, addresses = joined
+    for _ in range(5):
+        fragments(a, addresses[socket.AF_INET], 1, 10_000)
+    either.drain(0.1)
+    assert either.events(schema.FragMemory, b.cookie) == []
+    until_s = time.monotonic() + 0.6
+    while time.monotonic() < until_s:
+        fragments(a, addresses[socket.AF_INET], 5)
+        either.collect(0.0)
+    either.drain(0.2)
+    told = either.events(schema.FragMemory, b.cookie)
+    assert 3 <= len(told) <= 8
+    assert told[-1].refused > 100
 
 
 # --- writes of sysctls ---------------------------------------------------------------------------------------------

