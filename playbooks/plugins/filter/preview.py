@@ -1,0 +1,151 @@
+# Apache-2.0 (see LICENSE)
+"""What the preview of a policy makes of what hosts say: one sentence, a table of those that differ, and whether it may go on."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+name: preview
+short_description: A policy's preview on many hosts, in sum
+version_added: "0.1.0"
+author: trimtab (@trimtab)
+description:
+  - C(preview) takes a dictionary of host to what M(trimtab.fleet.trimtab_preview) returned, and limits, and returns
+    C(lines) for people, C(over) with what is beyond the limits, and C(sum) for programs.
+options:
+  _input:
+    description: See above.
+    type: raw
+    required: true
+"""
+
+HEAD = ("host", "tunable", "where", "changes", "highest", "reverted", "reversals")
+SHOWN_MAX = 40
+
+
+def preview(seen, limits=None):
+    """limits: hosts (a number, or a share as "5%"), changes, highest (tunable -> value), reverted."""
+    answered = {host: one for host, one in seen.items() if one.get("candidate") and not _failed(one)}
+    played = {host: one for host, one in answered.items() if one["segments"]}
+    found = {
+        "hosts": len(seen),
+        "played": len(played),
+        "changed": sorted(host for host, one in played.items() if one["rows"]),
+        "changes": sum(one["candidate"]["changes"] for one in played.values()),
+        "changes_were": sum(one["recorded"]["changes"] for one in played.values()),
+        "reverted": sum(one["candidate"]["reverted"] for one in played.values()),
+        "reverted_were": sum(one["recorded"]["reverted"] for one in played.values()),
+        "events": sum(one["events"] for one in played.values()),
+        "highest": _highest(played, "candidate"),
+        "highest_were": _highest(played, "recorded"),
+        "without": sorted(set(answered) - set(played)),
+        "failed": {host: _reason(one) for host, one in sorted(seen.items()) if host not in answered},
+    }
+    return {"sum": found, "lines": _lines(found, played), "over": _over(found, played, limits or {})}
+
+
+def share(limit, of):
+    """A number, or a share of so many, rounded down."""
+    text = str(limit).strip()
+    return int(float(text[:-1]) * of / 100) if text.endswith("%") else int(text)
+
+
+def _failed(one):
+    return bool(one.get("failed") or one.get("unreachable"))
+
+
+def _reason(one):
+    words = " ".join(str(one.get("msg") or "not asked").split())[:300]
+    return "unreachable: %s" % words if one.get("unreachable") else words
+
+
+def _highest(played, side):
+    """Tunable -> the highest value that it would have had on any of these hosts, where anything differs."""
+    found = {}
+    for one in played.values():
+        for row in one["rows"]:
+            found[row["tunable"]] = max(found.get(row["tunable"], 0), row[side]["peak"])
+    return found
+
+
+def _lines(found, played):
+    cells = [list(HEAD)]
+    for host in found["changed"]:
+        for row in played[host]["rows"]:
+            both = [_both(row, key) for key in ("changes", "peak", "reverted", "reversals")]
+            cells.append([host, row["tunable"], row["namespace"], *both])
+    widths = [max(len(line[number]) for line in cells) for number in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    if len(lines) > SHOWN_MAX + 1:
+        lines[SHOWN_MAX + 1 :] = ["and %d more" % (len(cells) - SHOWN_MAX - 1)]
+    lines = lines if found["changed"] else []
+    words = ["%s: %s" % (host, word) for host, one in sorted(played.items()) for word in one["words"]]
+    lines += words[:SHOWN_MAX]
+    if found["without"]:
+        lines.append("without recordings of these hours: %s" % ", ".join(found["without"]))
+    lines += ["not previewed: %s: %s" % row for row in found["failed"].items()]
+    return [*lines, _sentence(found)]
+
+
+def _both(row, key):
+    one, other = row["recorded"][key], row["candidate"][key]
+    return str(one) if one == other else "%s -> %s" % (one, other)
+
+
+def _sentence(found):
+    said = "%d changes (were %d) on %d hosts with recordings of %d" % (
+        found["changes"],
+        found["changes_were"],
+        found["played"],
+        found["hosts"],
+    )
+    if not found["changed"]:
+        return "no difference: " + said
+    peaks = [
+        "%s %d (was %d)" % (key, value, found["highest_were"][key]) for key, value in sorted(found["highest"].items())
+    ]
+    return "%d of %d hosts would differ: %s; none above %s" % (
+        len(found["changed"]),
+        found["hosts"],
+        said,
+        ", ".join(peaks),
+    )
+
+
+def _over(found, played, limits):
+    """What is beyond a limit, each in words; empty where the policy may go on."""
+    over = []
+    hosts = limits.get("hosts")
+    if hosts not in (None, "") and len(found["changed"]) > share(hosts, found["hosts"]):
+        over.append("%d hosts would differ; the limit is %s" % (len(found["changed"]), hosts))
+    changes = limits.get("changes")
+    if changes not in (None, "") and found["changes"] > int(changes):
+        over.append("%d changes; the limit is %s" % (found["changes"], changes))
+    for key, value in sorted((limits.get("highest") or {}).items()):
+        names = [
+            host
+            for host in found["changed"]
+            if any(row["tunable"] == key and row["candidate"]["peak"] > int(value) for row in played[host]["rows"])
+        ]
+        if names:
+            over.append("%s would be above %s on %s" % (key, value, _names(names)))
+    reverted = limits.get("reverted")
+    if reverted not in (None, "") and found["reverted"] - found["reverted_were"] > int(reverted):
+        over.append("%d changes would be reverted (were %d)" % (found["reverted"], found["reverted_were"]))
+    refused = [host for host, why in found["failed"].items() if not why.startswith("unreachable")]
+    if refused:
+        over.append("no preview on %s" % _names(refused))
+    recorded = limits.get("recorded")
+    if recorded not in (None, "") and found["played"] < share(recorded, found["hosts"]):
+        over.append("only %d hosts have recordings; needed are %s" % (found["played"], recorded))
+    return over
+
+
+def _names(names):
+    return ", ".join(names[:10]) + (" and %d more" % (len(names) - 10) if len(names) > 10 else "")
+
+
+class FilterModule:
+    """Ansible finds the filters by this."""
+
+    def filters(self):
+        return {"preview": preview}
