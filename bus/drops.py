@@ -118,6 +118,7 @@ REASONS: tuple[Reason, ...] = (
     Reason("UNHANDLED_PROTO", "a protocol that nobody here speaks", (), "who sends it"),
     Reason("IPV6DISABLED", "IPv6 is off here", (), "disable_ipv6 of that device"),
     Reason("DEV_READY", "the device was not up"),
+    Reason("QUEUE_PURGE", "what still waited when its socket or device went: no loss"),
     Reason("NOT_SPECIFIED", "the kernel does not say"),
 )
 
