@@ -187,6 +187,9 @@ class ListenQueues(Event, frozen=True):
     cookies_failed: Count
     opened: Count
     """Tcp.PassiveOpens: connections that were set up."""
+    somaxconn: Count = 0
+    """As it stood then; 0: was not looked at."""
+    max_syn_backlog: Count = 0
 
 
 class Listener(Event, frozen=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable
+from pathlib import Path
 
 from msgspec import Struct
 
@@ -25,6 +26,9 @@ FIELDS = {
     "opened": "Tcp.PassiveOpens",
 }
 """Of ListenQueues, by its name in net/netstat or net/snmp."""
+SYSCTLS = {"somaxconn": "net/core/somaxconn", "max_syn_backlog": "net/ipv4/tcp_max_syn_backlog"}
+SYSCTL = Path("/proc/sys")
+"""Shows the namespace of the thread that looks (net_ctl_root in net/sysctl_net.c)."""
 
 
 class Look(Struct, frozen=True):
@@ -49,10 +53,11 @@ def glance_here() -> Look:
 
 
 def look_here() -> Look:
-    """The same, and who listens. Raises OSError."""
+    """The same, how long queues may be, and who listens. Raises OSError."""
     found = glance_here()
     with sockdiag.open_socket() as sock:
-        return Look(found.cookie, found.totals, sockdiag.listening(sock))
+        standing = {field: int((SYSCTL / path).read_bytes()) for field, path in SYSCTLS.items()}
+        return Look(found.cookie, found.totals | standing, sockdiag.listening(sock))
 
 
 def visit(handles: list[Handle], do: Callable[[], Look]) -> list[Look | OSError]:

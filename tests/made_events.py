@@ -21,7 +21,7 @@ HUGE = ((1 << 32) - 1, (1 << 52) + 1)
 """A float holds whole numbers up to 2**53, and no state more than 64 bits."""
 STEPS_NS = (0, MS, 50 * MS, 50 * MS, 100 * MS, 100 * MS, 1000 * MS, 2000 * MS, 61_000 * MS, 601_000 * MS)
 NAMES: dict[str, tuple[str, ...]] = {
-    "tunable": (*(row.name for row in TUNABLES), "net.core.somaxconn", "no.such"),
+    "tunable": (*(row.name for row in TUNABLES), "net.ipv4.icmp_msgs_per_sec", "no.such"),
     "decider": ("guard", "neigh_table", "tcp_buffer", "receive_path", "other"),
     "source": (*sorted({signal.source for signal in SIGNALS}), "net/none"),
     "name": ("tcp_rcvbuf", "tcp_sndbuf", "host", "web", ""),
@@ -30,7 +30,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 }
 COUNTED = (
     "Tcp.RetransSegs", "Tcp.OutSegs", "TcpExt.TCPOFOQueue", "TcpExt.TCPHPHits", "TcpExt.TCPMemoryPressures", "TCP.mem",
-    "TcpExt.ListenOverflows", "some.total_us", "dropped", "time_squeeze", "processed",
+    "TcpExt.ListenOverflows", "Icmp.OutRateLimitGlobal", "some.total_us", "dropped", "time_squeeze", "processed",
 )  # fmt: skip
 GUARDS = (*sorted({signal.name for signal in SIGNALS}), "no_such_signal")
 ANY_SIZE: st.SearchStrategy[int] = st.one_of(st.sampled_from(SIZES), st.integers(0, 1 << 22), st.sampled_from(HUGE))

@@ -14,7 +14,7 @@ from bus.config import ConfigError
 
 ROWS = """
 [[tunable]]
-name = "net.core.somaxconn"
+name = "net.core.xfrm_acq_expires"
 low = 128
 high = 65535
 step = 0.5
@@ -79,7 +79,7 @@ def test_a_tuner_brings_its_rows_as_data_and_its_code_is_not_run(install: Instal
     assert (tuner.name, tuner.module, tuner.distribution) == ("accept_queue", module, "trimtab_accept")
     (row,) = tuner.rows
     assert (row.name, row.low, row.high, row.decider, row.backend) == (
-        "net.core.somaxconn",
+        "net.core.xfrm_acq_expires",
         128,
         65535,
         "accept_queue",
@@ -94,7 +94,7 @@ def test_several_come_in_the_order_of_their_names(install: Install) -> None:
         name="aa",
         module="pa.decider",
         distribution="pa",
-        rows=ROWS.replace("accept_queue", "aa").replace("somaxconn", "optmem_max"),
+        rows=ROWS.replace("accept_queue", "aa").replace("xfrm_acq_expires", "optmem_max"),
     )
     assert [tuner.name for tuner in plugins.tuners()] == ["aa", "zz"]
 
@@ -121,11 +121,11 @@ WRONG_ROWS = {
     "unknown table": (ROWS + "[extra]\n", "unknown field `extra`"),
     "field missing": (ROWS.replace("low = 128\n", ""), "missing required field `low`"),
     "wrong type": (ROWS.replace("low = 128", 'low = "128"'), "got `str`"),
-    "path in the name": (ROWS.replace("net.core.somaxconn", "../../etc/passwd"), "name"),
+    "path in the name": (ROWS.replace("net.core.xfrm_acq_expires", "../../etc/passwd"), "name"),
     "step of nothing": (ROWS.replace("step = 0.5", "step = 0.0"), "step"),
     "for another decider": (ROWS.replace('"accept_queue"', '"tcp_buffer"'), "names the decider 'tcp_buffer'"),
     "another backend": (ROWS + 'backend = "neightbl"\n', "only the sysctl backend"),
-    "one of ours": (ROWS.replace("net.core.somaxconn", "net.ipv4.tcp_rmem[2]"), r"tcp_rmem\[2\] has two rows"),
+    "one of ours": (ROWS.replace("net.core.xfrm_acq_expires", "net.ipv4.tcp_rmem[2]"), r"tcp_rmem\[2\] has two rows"),
     "upside down": (ROWS.replace("low = 128", "low = 65536"), "low 65536 is above high 65535"),
 }
 
@@ -154,7 +154,7 @@ def test_a_name_of_ours_is_taken(install: Install, name: str) -> None:
 
 def test_a_name_that_two_have_is_taken(install: Install) -> None:
     install(module="pa.decider", distribution="pa")
-    install(module="pb.decider", distribution="pb", rows=ROWS.replace("somaxconn", "optmem_max"))
+    install(module="pb.decider", distribution="pb", rows=ROWS.replace("xfrm_acq_expires", "optmem_max"))
     with pytest.raises(ConfigError, match="taken twice"):
         plugins.tuners()
 

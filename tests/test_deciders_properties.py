@@ -45,11 +45,11 @@ from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
-SAMPLE = "trimtab_listen_backlog.decider"
+SAMPLE = "trimtab_icmp_answers.decider"
 MODULES: dict[str, Any] = {
     name: importlib.import_module(built_in.module) for name, built_in in roles.BUILT_IN_DECIDERS.items()
 }
-ALL = MODULES | {"listen_backlog": importlib.import_module(SAMPLE)}
+ALL = MODULES | {"icmp_answers": importlib.import_module(SAMPLE)}
 TIMES = int(os.environ.get("TRIMTAB_EXAMPLES", "1"))
 """So many times the usual number of examples, some for longer: the long one below."""
 RUN_S = 1200 if TIMES > 1 else 60
@@ -229,10 +229,10 @@ def test_taken_up_at_any_event_a_decider_goes_on_as_if_nothing_had_been(name: st
 
 def test_what_was_asked_for_a_moment_ago_is_not_asked_for_again_after_a_cut() -> None:
     """The engine's own memory: this decider asks at every event."""
-    value = Value(10**9, "net.core.somaxconn", 7, 0, 128, 128, 128, 65535, False)
-    counted = [Counters(2 * 10**9 + n * 10**8, 7, "net/netstat", {"TcpExt.ListenOverflows": 10 * n}) for n in range(20)]
-    put_down_and_taken_up_at_every_event("listen_backlog", [value, *counted])
-    asked = [event.t_ns for event, wishes in decide([value, *counted], [begun("listen_backlog")]) if wishes]
+    value = Value(10**9, "net.ipv4.icmp_msgs_per_sec", 7, 0, 128, 128, 100, 16000, False)
+    counted = [Counters(2 * 10**9 + n * 10**8, 7, "net/snmp", {"Icmp.OutRateLimitGlobal": 10 * n}) for n in range(20)]
+    put_down_and_taken_up_at_every_event("icmp_answers", [value, *counted])
+    asked = [event.t_ns for event, wishes in decide([value, *counted], [begun("icmp_answers")]) if wishes]
     assert asked == [2_100_000_000, 3_100_000_000]
 
 

@@ -23,17 +23,22 @@ pytestmark = [pytest.mark.long, pytest.mark.timeout(900)]
 TREE = Path(__file__).resolve().parent.parent
 SAMPLE = TREE / "docs/sample-tuner"
 PACKAGES = ("actuators", "bpf", "bus", "collectors", "deciders", "trimtab")
-TUNABLE = "net.core.somaxconn"
-# 4096 is what a program asks for, and somaxconn what it gets; nobody accepts.
-OVERFLOW = """
-import socket, sys
-server = socket.create_server(("127.0.0.1", 0), backlog=4096)
-clients = []
-for _ in range(300):
-    client = socket.socket()
-    client.setblocking(False)
-    client.connect_ex(server.getsockname())
-    clients.append(client)
+TUNABLE = "net.ipv4.icmp_msgs_per_sec"
+# To a port at which nobody is, from one address each: the kernel says so to so many a second. Not over lo, of which it
+# takes no account.
+UNANSWERED = """
+import socket, struct, sys
+def sum16(raw):
+    total = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
+    total = (total >> 16) + (total & 0xffff)
+    return ~(total + (total >> 16)) & 0xffff
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
+wire.bind(("d1", 0))
+for number in range(2000):
+    source = socket.inet_aton(f"198.18.{number >> 8}.{number & 255}")
+    head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 29, 0, 0, 64, 17, 0, source, socket.inet_aton("10.9.0.1"))
+    head = head[:10] + struct.pack("!H", sum16(head)) + head[12:]
+    wire.send(bytes.fromhex("020000000001" "020000000002" "0800") + head + struct.pack("!HHHH", 999, 999, 9, 0) + b"x")
 sys.stdin.read()
 """
 
@@ -147,13 +152,13 @@ def test_a_role_starts_outside_the_tree(installed: Installed, tmp_path: Path) ->
 def test_the_sample_tuners_row_is_one_of_the_tunables(installed: Installed) -> None:
     listed = installed.trimtab("tunables", "--json")
     rows = {row["name"]: row for row in map(json.loads, listed.stdout.splitlines())}
-    assert rows[TUNABLE]["decider"] == "listen_backlog"
-    assert rows[TUNABLE]["value"] == int(Path("/proc/sys/net/core/somaxconn").read_text())
+    assert rows[TUNABLE]["decider"] == "icmp_answers"
+    assert rows[TUNABLE]["value"] == int(Path("/proc/sys/net/ipv4/icmp_msgs_per_sec").read_text())
     assert "net.ipv4.tcp_rmem[2]" in rows
 
 
 def test_a_tuner_that_others_could_write_is_not_loaded(installed: Installed) -> None:
-    package = next((installed.place / "venv").rglob("trimtab_listen_backlog"))
+    package = next((installed.place / "venv").rglob("trimtab_icmp_answers"))
     package.chmod(0o757)
     try:
         refused = installed.trimtab("tunables", "--json")
@@ -182,8 +187,10 @@ def until(holds: Callable[[], object], log: Path, seconds: float = 30) -> None:
 
 @contextmanager
 def in_a_namespace_of_its_own(installed: Installed, log: Path, *arguments: str) -> Iterator[int]:
-    """`trimtab run` in a new network namespace whose somaxconn is 128; yields its pid."""
-    script = f'ip link set lo up && echo 128 >/proc/sys/{TUNABLE.replace(".", "/")} && exec "$@"'
+    """`trimtab run` in a new network namespace with a device, whose tunable is 128; yields its pid."""
+    devices = "ip link add d0 address 02:00:00:00:00:01 type veth peer name d1 address 02:00:00:00:00:02"
+    network = "ip addr add 10.9.0.1/24 dev d0; ip link set d0 up; ip link set d1 up; ip route add 198.18.0.0/15 dev d0"
+    script = f'set -e; {devices}; {network}; echo 128 >/proc/sys/{TUNABLE.replace(".", "/")}; exec "$@"'
     argv = ["unshare", "--net", "sh", "-c", script, "sh", *installed.argv("trimtab", "run", *arguments)]
     with log.open("wb") as output, subprocess.Popen(argv, cwd=installed.place, stdout=output, stderr=output) as run:
         try:
@@ -202,15 +209,15 @@ def test_the_sample_tuner_decides_and_its_wish_is_granted_and_undone(installed: 
     log = folder / "log"
     (folder / "trimtab.toml").touch()
     dirs = ["--run-dir", str(folder / "run"), "--state-dir", str(folder / "state")]
-    more = ["--config", str(folder / "trimtab.toml"), "--only", "listen_backlog"]
-    before = Path("/proc/sys/net/core/somaxconn").read_text()
+    more = ["--config", str(folder / "trimtab.toml"), "--only", "icmp_answers"]
+    before = Path("/proc/sys/net/ipv4/icmp_msgs_per_sec").read_text()
 
     def changes() -> list[dict[str, object]]:
         return [json.loads(line) for line in installed.trimtab("history", "--json", *dirs).stdout.splitlines()]
 
     with in_a_namespace_of_its_own(installed, log, *dirs, *more) as pid:
         until(lambda: "ready in" in log.read_text(), log)
-        load = subprocess.Popen(inside(pid, sys.executable, "-c", OVERFLOW), stdin=subprocess.PIPE)
+        load = subprocess.Popen(inside(pid, sys.executable, "-c", UNANSWERED), stdin=subprocess.PIPE)
         try:
             until(changes, log)
         finally:
@@ -219,7 +226,7 @@ def test_the_sample_tuner_decides_and_its_wish_is_granted_and_undone(installed: 
         assert now.stdout == "256\n"
     change, *others = changes()
     assert not others
-    assert (change["tunable"], change["decider"], change["old"], change["new"]) == (TUNABLE, "listen_backlog", 128, 256)
-    assert "found an accept queue full at somaxconn 128" in str(change["why"])
+    assert (change["tunable"], change["decider"], change["old"], change["new"]) == (TUNABLE, "icmp_answers", 128, 256)
+    assert "were withheld at 128 a second" in str(change["why"])
     assert change["state"] == "reverted", log.read_text()
-    assert Path("/proc/sys/net/core/somaxconn").read_text() == before
+    assert Path("/proc/sys/net/ipv4/icmp_msgs_per_sec").read_text() == before

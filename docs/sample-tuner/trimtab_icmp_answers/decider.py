@@ -1,8 +1,9 @@
-"""net.core.somaxconn: doubled when accept queues overflow, halved back to the original after a long quiet.
+"""net.ipv4.icmp_msgs_per_sec: doubled when ICMP messages are withheld, halved back to the original after a long quiet.
 
-The kernel cuts listen(2)'s backlog down to somaxconn (__sys_listen in net/socket.c), and counts a connection that
-found the queue full as TcpExt.ListenOverflows. A program gets the longer queue with its next listen(2), so the row's
-cool-down leaves it time, and a program that asked for little keeps overflowing: growth ends at `most`.
+The kernel sends no more than so many ICMP messages of the kinds that it limits (icmp_global_allow in net/ipv4/icmp.c;
+ip-sysctl.rst has them), and counts the others as Icmp.OutRateLimitGlobal (since 6.1). A router that forwards much, or a
+host that many strangers try, so becomes silent to those who need the answer. Floods are answered no more than before:
+growth ends at `most`, and the kernel's limit per destination holds as it did.
 """
 
 from __future__ import annotations
@@ -14,20 +15,20 @@ from msgspec import Meta, Struct
 
 from bus.schema import VERSION, Counters, Netns, Value, Wish
 
-NAME = "listen_backlog"
+NAME = "icmp_answers"
 TOPICS = (Value, Counters, Netns)
 
-TUNABLE = "net.core.somaxconn"
-COUNTER = "TcpExt.ListenOverflows"
+TUNABLE = "net.ipv4.icmp_msgs_per_sec"
+COUNTER = "Icmp.OutRateLimitGlobal"
 SECOND_NS = 1_000_000_000
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
-    """Settings, `policy.listen_backlog` in the configuration."""
+    """Settings, `policy.icmp_answers` in the configuration."""
 
-    overflows: Annotated[int, Meta(ge=1)] = 8
-    """Grow when at least so many connections found a full queue between two readings, a second apart."""
-    most: Annotated[int, Meta(ge=1)] = 16384
+    withheld: Annotated[int, Meta(ge=1)] = 8
+    """Grow when at least so many messages were withheld between two readings, a second apart."""
+    most: Annotated[int, Meta(ge=1)] = 8000
     quiet_s: Annotated[float, Meta(ge=1)] = 3600.0
     """Shrink when none did for so long."""
 
@@ -36,10 +37,10 @@ class _Space(Struct):
     """One network namespace."""
 
     value: Value | None = None
-    overflows: int = -1
+    withheld: int = -1
     """The counter at the last reading; below 0 before the first."""
     quiet_ns: int = 0
-    """Since when nothing has overflowed."""
+    """Since when nothing was withheld."""
 
 
 class State(Struct):
@@ -70,24 +71,24 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
 
 def _on_counters(policy: Policy, space: _Space, event: Counters) -> Sequence[Wish]:
     now = event.values[COUNTER]
-    fresh = now - space.overflows if space.overflows >= 0 else 0
-    space.overflows = now
+    fresh = now - space.withheld if space.withheld >= 0 else 0
+    space.withheld = now
     if fresh or not space.quiet_ns:
         space.quiet_ns = event.t_ns
     value = space.value
     if value is None or value.held:
         return ()
-    if fresh >= policy.overflows:
+    if fresh >= policy.withheld:
         want = min(value.value * 2, value.high, policy.most)
-        why = f"{fresh} connections in a second found an accept queue full at somaxconn {value.value}"
+        why = f"{fresh} ICMP messages in a second were withheld at {value.value} a second"
         return (_wish(value, want, why, fresh, event.t_ns),) if want > value.value else ()
     if event.t_ns - space.quiet_ns >= policy.quiet_s * SECOND_NS and value.value > value.original:
         want = max(value.original, value.low, value.value // 2)
-        why = f"no accept queue was full for {policy.quiet_s:g} s; back towards {value.original}"
+        why = f"no ICMP message was withheld for {policy.quiet_s:g} s; back towards {value.original}"
         return (_wish(value, want, why, fresh, event.t_ns),) if want < value.value else ()
     return ()
 
 
 def _wish(value: Value, want: int, why: str, fresh: int, t_ns: int) -> Wish:
-    evidence: dict[str, int | str] = {"event": f"Counters@{t_ns}", "overflows": fresh}
+    evidence: dict[str, int | str] = {"event": f"Counters@{t_ns}", "withheld": fresh}
     return Wish(VERSION, t_ns, SECOND_NS, TUNABLE, value.netns, value.netns_ino, value.value, want, why, evidence)

@@ -1,12 +1,12 @@
 from bus.schema import Counters, Value
-from trimtab_listen_backlog.decider import COUNTER, TUNABLE, Policy, start, step
+from trimtab_icmp_answers.decider import COUNTER, TUNABLE, Policy, start, step
 
 SECOND_NS = 1_000_000_000
 NETNS = 7
 
 
 def value(now: int, *, original: int = 128, held: bool = False) -> Value:
-    return Value(0, TUNABLE, NETNS, 0, now, original, 128, 65535, held)
+    return Value(0, TUNABLE, NETNS, 0, now, original, 100, 16000, held)
 
 
 def wanted(*events: Value | Counters, policy: Policy | None = None) -> list[int]:
@@ -17,15 +17,15 @@ def wanted(*events: Value | Counters, policy: Policy | None = None) -> list[int]
     return wants
 
 
-def counted(second: int, overflows: int) -> Counters:
-    return Counters(second * SECOND_NS, NETNS, "net/netstat", {COUNTER: overflows})
+def counted(second: int, withheld: int) -> Counters:
+    return Counters(second * SECOND_NS, NETNS, "net/netstat", {COUNTER: withheld})
 
 
-def test_doubles_when_queues_overflow() -> None:
+def test_doubles_when_messages_are_withheld() -> None:
     assert wanted(value(128), counted(1, 100), counted(2, 108)) == [256]
 
 
-def test_what_overflowed_before_the_first_reading_is_no_reason() -> None:
+def test_what_was_withheld_before_the_first_reading_is_no_reason() -> None:
     assert wanted(value(128), counted(1, 100_000)) == []
 
 
