@@ -187,7 +187,8 @@ class TestBooted:
         assert host.sysctls() == before
         host.run(argv.format(WISH))
         assert host.sysctls()["ipv4/tcp_wmem"].split()[-1] == str(want)
-        host.run("systemctl stop trimtab.target")
+        # The layout ends last, and systemctl waits for what it is told of.
+        host.run("systemctl stop trimtab.target trimtab-layout.service")
         assert host.sysctls() == before
         host.run("systemctl start trimtab.target")
 

@@ -160,7 +160,7 @@ def _layout(place: Place) -> str:
 def _restore(place: Place) -> str:
     return _text(
         ["[Unit]", "Description=trimtab: apply again what was confirmed before the boot"],
-        ["Documentation=man:trimtab(1)", f"ConditionPathExists={place.state_dir}/journal.db"],
+        ["Documentation=man:trimtab(1)", f"PartOf={TARGET}", f"ConditionPathExists={place.state_dir}/journal.db"],
         ["After=systemd-sysctl.service local-fs.target", f"Before=network.target {LAYOUT}", "", "[Service]"],
         ["Type=oneshot", "RemainAfterExit=yes", f"Slice={SLICE}", _command(place, "trimtab", "restore", *place.dirs())],
         ["TimeoutStartSec=30s", f"ReadWritePaths=-{place.state_dir}"],

@@ -9,8 +9,8 @@ short_description: TOML, a host's row, and the table of all of them
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - C(to_toml) writes a dictionary as TOML. C(health) makes a row of what M(trimtab.fleet.trimtab_info) returned. C(table)
-    writes rows for people.
+  - C(to_toml) writes a dictionary as TOML. C(health) makes a row of what M(trimtab.fleet.trimtab_info) returned.
+    C(table) writes rows for people.
 options:
   _input:
     description: See above.
@@ -28,13 +28,13 @@ BARE = re.compile(r"[A-Za-z0-9_-]+")
 def to_toml(document, place=()):
     """A dictionary of plain values and dictionaries as TOML: https://toml.io/en/v1.0.0."""
     plain = {key: value for key, value in document.items() if not isinstance(value, dict)}
-    lines = ["[%s]" % ".".join(_key(word) for word in place)] if place and (plain or not document) else []
-    lines += ["%s = %s" % (_key(key), _value(value)) for key, value in plain.items()]
-    text = "".join("%s\n" % line for line in lines)
+    lines = ["[{}]".format(".".join(_key(word) for word in place))] if place and (plain or not document) else []
+    lines += [f"{_key(key)} = {_value(value)}" for key, value in plain.items()]
+    text = "".join(f"{line}\n" for line in lines)
     for key, value in document.items():
         if isinstance(value, dict):
             below = to_toml(value, (*place, key))
-            text += "\n%s" % below if text else below
+            text += f"\n{below}" if text else below
     return text
 
 
@@ -82,8 +82,8 @@ def table(rows):
     widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
     states = [row.get("state", "unreachable") for row in rows.values()]
-    counts = ["%d %s" % (states.count(state), state) for state in sorted(set(states))]
-    return lines + ["%d hosts: %s" % (len(rows), ", ".join(counts) or "none")]
+    counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
+    return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
 
 
 def _line(text):

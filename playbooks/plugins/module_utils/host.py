@@ -1,5 +1,5 @@
 # Apache-2.0 (see LICENSE)
-"""What the modules share: where trimtab is on a host, and what is asked of it. Runs on the host, under any Python 3.8."""
+"""What the modules share: where trimtab is on a host, and what is asked of it. Runs there, under Python 3.8 and on."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ FACT_FILE = "/etc/ansible/facts.d/trimtab.fact"
 LOG = "/var/log/trimtab.log"
 MODE_FILE = CONFIG_DIR + "/conf.d/90-mode.toml"
 COMPLETE = ".complete"
+MADE = ROOT + "/made"
+"""The directories outside of our own that were made for a file of ours, one in each line."""
 SAID_MAX = 2000
 
 
@@ -58,14 +60,14 @@ class Installed:
         try:
             code, out, err = self.module.run_command(argv, handle_exceptions=False)
         except OSError as error:
-            raise HostError("trimtab does not work here: %s" % error_of(error)) from None
+            raise HostError(f"trimtab does not work here: {error_of(error)}") from None
         if code:
-            raise HostError("trimtab does not work here: %s" % last(out + err))
+            raise HostError(f"trimtab does not work here: {last(out + err)}")
         return json.loads(out)
 
     def run(self, *words):
         """trimtab's (exit code, output in one string)."""
-        code, out, err = self.module.run_command([self.program] + list(words))
+        code, out, err = self.module.run_command([self.program, *words])
         return code, (out + err).strip()
 
 
@@ -94,10 +96,22 @@ def read(path):
         return ""
 
 
+def make_folder(folder):
+    """Make a directory and those above it, and remember which: their removal takes them away again."""
+    if os.path.isdir(folder):
+        return
+    make_folder(os.path.dirname(folder))
+    os.mkdir(folder, 0o755)
+    if not folder.startswith((ROOT, CONFIG_DIR)):
+        make_folder(ROOT)
+        with open(MADE, "a", encoding="utf-8") as file:
+            file.write(folder + "\n")
+
+
 def write(path, text, mode=0o644):
     """Replace a file at once, so that an interruption leaves the old one or the new one."""
     folder = os.path.dirname(path)
-    os.makedirs(folder, 0o755, exist_ok=True)
+    make_folder(folder)
     handle, fresh = tempfile.mkstemp(prefix=".trimtab-", dir=folder)
     try:
         with os.fdopen(handle, "w", encoding="utf-8") as file:
@@ -118,4 +132,4 @@ def difference(before, after, header):
 
 def error_of(error):
     """An OSError in one line, with the file."""
-    return "%s: %s" % (error.filename, error.strerror) if getattr(error, "filename", None) else str(error)
+    return f"{error.filename}: {error.strerror}" if getattr(error, "filename", None) else str(error)

@@ -88,7 +88,7 @@ def release(folder, python_version):
         digest.update(os.path.relpath(path, folder).encode() + b"\0")
         with open(path, "rb") as file:
             digest.update(hashlib.sha256(file.read()).digest())
-    return "%s-%s" % (version.group(1), digest.hexdigest()[:12])
+    return f"{version.group(1)}-{digest.hexdigest()[:12]}"
 
 
 def make(module, path):
@@ -100,12 +100,12 @@ def make(module, path):
         pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
         for argv in (
             [python, "-m", "venv", venv],
-            pip + ["wheel", "-w", wheels, "-c", lock, source],
-            pip + ["download", "--no-deps", "-d", wheels, "pip"],
+            [*pip, "wheel", "-w", wheels, "-c", lock, source],
+            [*pip, "download", "--no-deps", "-d", wheels, "pip"],
         ):
             code, out, err = module.run_command(argv, environ_update={"PIP_CONSTRAINT": lock})
             if code:
-                module.fail_json(msg="cannot make the archive: %s: %s" % (" ".join(argv[:6]), last(out + err)))
+                module.fail_json(msg="cannot make the archive: {}: {}".format(" ".join(argv[:6]), last(out + err)))
         fresh = path + ".new"
         with tarfile.open(fresh, "w") as archive:
             archive.add(wheels, "wheels")
@@ -121,20 +121,21 @@ def main():
         },
         supports_check_mode=True,
     )
-    code, out, err = module.run_command([module.params["python"], "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
+    python, source = module.params["python"], module.params["source"]
+    code, out, err = module.run_command([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
     if code:
-        module.fail_json(msg="%s: %s" % (module.params["python"], last(out + err)))
-    name = release(module.params["source"], out.strip() + os.uname().machine)
+        module.fail_json(msg=f"{python}: {last(out + err)}")
+    name = release(source, out.strip() + os.uname().machine)
     if not name:
-        module.fail_json(msg="%s is no clone of trimtab: set trimtab_source or trimtab_bundle" % module.params["source"])
-    path = os.path.join(module.params["folder"], "trimtab-%s.tar" % name)
+        module.fail_json(msg=f"{source} is no clone of trimtab: set trimtab_source or trimtab_bundle")
+    path = os.path.join(module.params["folder"], f"trimtab-{name}.tar")
     changed = not os.path.exists(path)
     try:
         if changed and not module.check_mode:
             os.makedirs(module.params["folder"], exist_ok=True)
             make(module, path)
     except OSError as error:
-        module.fail_json(msg="cannot make the archive: %s" % error_of(error))
+        module.fail_json(msg=f"cannot make the archive: {error_of(error)}")
     module.exit_json(changed=changed, path=path, release=name)
 
 

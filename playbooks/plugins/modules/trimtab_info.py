@@ -46,8 +46,8 @@ installed:
   sample: {release: 0.1.0-5be0f42a11c9, releases: [0.1.0-5be0f42a11c9], is: true}
 trimtab:
   description:
-    - What trimtab says of itself (schema trimtab.facts/v1) - version, mode, configured_mode, ready, problem, roles, changes,
-      standing, owned, held, may_change. Empty where it is not installed.
+    - What trimtab says of itself (schema trimtab.facts/v1) - version, mode, configured_mode, ready, problem, roles,
+      changes, standing, owned, held, may_change. Empty where it is not installed.
   returned: always
   type: dict
 problem:
@@ -61,7 +61,13 @@ import platform
 import shutil
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trimtab.fleet.plugins.module_utils.host import ROOT, HostError, Installed, read, service_manager
+from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
+    ROOT,
+    HostError,
+    Installed,
+    read,
+    service_manager,
+)
 
 
 def existing(path):
@@ -80,7 +86,7 @@ def missing(module, packages, family):
         _, out, _ = module.run_command(argv + packages)
         have = {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
     else:
-        _, out, _ = module.run_command(["rpm", "-q", "--qf", "%{NAME}\n"] + packages)
+        _, out, _ = module.run_command(["rpm", "-q", "--qf", "%{NAME}\n", *packages])
         have = set(out.split())
     return [name for name in packages if name not in have]
 
@@ -89,13 +95,13 @@ def host(module):
     """What this host is, by os-release(5)."""
     rows = [line.partition("=") for line in read("/etc/os-release").splitlines()]
     found = {key: value.strip("\"'") for key, _, value in rows}
-    words = [found.get("ID", "")] + found.get("ID_LIKE", "").split()
+    words = [found.get("ID", ""), *found.get("ID_LIKE", "").split()]
     families = {"debian": "debian", "ubuntu": "debian", "rhel": "redhat", "fedora": "redhat", "centos": "redhat"}
     family = next((families[word] for word in words if word in families), "other")
     try:
         lacking = missing(module, module.params["packages"].get(family, []), family)
     except OSError as error:
-        lacking = ["(cannot be told: %s)" % error]
+        lacking = [f"(cannot be told: {error})"]
     return {
         "family": family,
         "id": found.get("ID", "unknown"),
@@ -110,9 +116,7 @@ def host(module):
 
 
 def main():
-    module = AnsibleModule(
-        argument_spec={"packages": {"type": "dict", "default": {}}}, supports_check_mode=True
-    )
+    module = AnsibleModule(argument_spec={"packages": {"type": "dict", "default": {}}}, supports_check_mode=True)
     installed = Installed(module)
     facts, problem = {}, ""
     try:

@@ -10,8 +10,8 @@ short_description: Install a release of trimtab, change to it, or remove all of 
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - Each release has a virtual environment below C(/opt/trimtab/releases); C(/opt/trimtab/current) names the one in use. To
-    change to a release that is there takes a moment, and needs no archive.
+  - Each release has a virtual environment below C(/opt/trimtab/releases); C(/opt/trimtab/current) names the one in use.
+    To change to a release that is there takes a moment, and needs no archive.
   - A release that was interrupted counts as none and is made anew.
   - Also places the command, its manual page, its completion for bash, and the fact file.
 options:
@@ -68,6 +68,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     CONFIG_DIR,
     FACT_FILE,
     LOG,
+    MADE,
     ROOT,
     RUN_DIR,
     STATE_DIR,
@@ -76,6 +77,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     difference,
     error_of,
     last,
+    make_folder,
     read,
     write,
 )
@@ -89,7 +91,7 @@ FILES = {
     COMPLETION: "# Of trimtab; see click's documentation, Shell Completion.\n"
     'command -v trimtab >/dev/null && eval "$(_TRIMTAB_COMPLETE=bash_source trimtab)"\n',
     FACT_FILE: "#!/bin/sh\n# What trimtab owns on this host, as ansible_local.trimtab.\n"
-    "exec %s/current/bin/python -I -B -m trimtab.facts\n" % ROOT,
+    f"exec {ROOT}/current/bin/python -I -B -m trimtab.facts\n",
 }
 
 
@@ -101,7 +103,7 @@ def make(module, release):
     """Unpack the archive and have its pip fill a new virtual environment. HostError says what went wrong."""
     folder, bundle = place(release), module.params["bundle"]
     if not bundle or not os.path.exists(bundle):
-        raise HostError("release %s is not here, and there is no archive of it" % release)
+        raise HostError(f"release {release} is not here, and there is no archive of it")
     shutil.rmtree(folder, ignore_errors=True)
     python = os.path.join(folder, "bin", "python")
     run(module, [module.params["python"], "-m", "venv", "--without-pip", folder])
@@ -111,7 +113,7 @@ def make(module, release):
     wheels = os.path.join(folder, "wheels")
     pip = glob.glob(os.path.join(wheels, "pip-*.whl"))[0] + "/pip"
     options = ["--no-index", "--no-cache-dir", "--no-warn-script-location", "--disable-pip-version-check", "-q"]
-    run(module, [python, pip, "install"] + options + ["--find-links", wheels, "trimtab"])
+    run(module, [python, pip, "install", *options, "--find-links", wheels, "trimtab"])
     shutil.rmtree(wheels)
     run(module, [os.path.join(folder, "bin", "trimtab"), "--version"])
     # The users of the roles read it, whatever root's umask is.
@@ -123,12 +125,12 @@ def make(module, release):
 def run(module, argv):
     code, out, err = module.run_command(argv)
     if code:
-        raise HostError("%s: %s" % (os.path.basename(argv[0]), last(out + err)))
+        raise HostError(f"{os.path.basename(argv[0])}: {last(out + err)}")
 
 
 def link(path, target):
     """Replace a symbolic link at once."""
-    os.makedirs(os.path.dirname(path), 0o755, exist_ok=True)
+    make_folder(os.path.dirname(path))
     fresh = path + ".trimtab-new"
     if os.path.lexists(fresh):
         os.unlink(fresh)
@@ -145,24 +147,22 @@ def present(module, installed):
     former, diffs = installed.release, []
     new = release not in installed.releases()
     if new or former != release:
-        diffs.append(difference("%s\n" % former, "%s\n" % release, "release"))
-    if not check:
-        if new:
-            make(module, release)
-        if former != release:
-            link(installed.current, place(release))
-    for path, text in FILES.items():
-        if read(path) != text:
-            diffs.append(difference(read(path), text, path))
-            if not check:
-                write(path, text, 0o755 if path == FACT_FILE else 0o644)
-    for path, target in LINKS.items():
-        if not linked(path, target):
-            diffs.append(difference("", "-> %s\n" % target, path))
-            if not check:
-                link(path, target)
-    if not check:
-        tidy(module, installed, (release, former))
+        diffs.append(difference(f"{former}\n", f"{release}\n", "release"))
+    texts = {path: text for path, text in FILES.items() if read(path) != text}
+    links = {path: target for path, target in LINKS.items() if not linked(path, target)}
+    diffs += [difference(read(path), text, path) for path, text in texts.items()]
+    diffs += [difference("", f"-> {target}\n", path) for path, target in links.items()]
+    if check:
+        return diffs, former
+    if new:
+        make(module, release)
+    if former != release:
+        link(installed.current, place(release))
+    for path, text in texts.items():
+        write(path, text, 0o755 if path == FACT_FILE else 0o644)
+    for path, target in links.items():
+        link(path, target)
+    tidy(module, installed, (release, former))
     return diffs, former
 
 
@@ -177,14 +177,14 @@ def tidy(module, installed, stay):
 def absent(module):
     files = [*FILES, *LINKS, LOG]
     paths = [path for path in (*files, ROOT, CONFIG_DIR, STATE_DIR, RUN_DIR) if os.path.lexists(path)]
-    diffs = [difference("%s\n" % path, "", path) for path in paths]
+    made = read(MADE).split()
+    diffs = [difference(f"{path}\n", "", path) for path in paths]
     for path in paths if not module.check_mode else ():
         if os.path.islink(path) or os.path.isfile(path):
             os.unlink(path)
         else:
             shutil.rmtree(path)
-    for folder in (os.path.dirname(FACT_FILE), "/etc/ansible") if not module.check_mode else ():
-        # Where nothing else is in them they were ours.
+    for folder in reversed(made) if not module.check_mode else ():
         if os.path.isdir(folder) and not os.listdir(folder):
             os.rmdir(folder)
     return diffs
@@ -207,9 +207,9 @@ def main():
     try:
         diffs, former = present(module, installed) if module.params["state"] == "present" else (absent(module), former)
     except HostError as error:
-        module.fail_json(msg="cannot install trimtab: %s" % error)
+        module.fail_json(msg=f"cannot install trimtab: {error}")
     except OSError as error:
-        module.fail_json(msg="cannot install trimtab: %s" % error_of(error))
+        module.fail_json(msg=f"cannot install trimtab: {error_of(error)}")
     module.exit_json(changed=bool(diffs), diff=diffs, former=former)
 
 

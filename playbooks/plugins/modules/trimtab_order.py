@@ -103,7 +103,7 @@ class Orders:
             if not self.module.check_mode:
                 write(MODE_FILE, MODE % wanted)
         if running and running != wanted:
-            self.diffs.append(difference("mode %s\n" % running, "mode %s\n" % wanted, "trimtab"))
+            self.diffs.append(difference(f"mode {running}\n", f"mode {wanted}\n", "trimtab"))
             lines = self.say("mode", wanted)
         return lines
 
@@ -148,12 +148,12 @@ class Orders:
             return []
         code, said = self.installed.run(*words)
         if code:
-            raise HostError("%s: %s" % (" ".join(words), last(said)))
+            raise HostError("{}: {}".format(" ".join(words), last(said)))
         return said.splitlines()
 
 
 def shown(keys):
-    return "".join("%s\n" % key for key in sorted(keys))
+    return "".join(f"{key}\n" for key in sorted(keys))
 
 
 def rows(stands):
@@ -180,9 +180,9 @@ def main():
     try:
         lines = getattr(orders, module.params["order"])()
     except HostError as error:
-        module.fail_json(msg="trimtab: %s" % error)
+        module.fail_json(msg=f"trimtab: {error}")
     except OSError as error:
-        module.fail_json(msg="trimtab: %s" % error_of(error))
+        module.fail_json(msg=f"trimtab: {error_of(error)}")
     module.exit_json(changed=bool(orders.diffs), diff=orders.diffs, lines=lines)
 
 

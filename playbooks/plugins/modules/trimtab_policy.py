@@ -108,7 +108,7 @@ def main():
     )
     name = module.params["name"]
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
-        module.fail_json(msg="%r is no name for a file of the configuration" % name)
+        module.fail_json(msg=f"{name!r} is no name for a file of the configuration")
     place = path_of(name)
     path = os.path.join(CONFIG_DIR, place)
     try:
@@ -123,9 +123,9 @@ def main():
             else:
                 os.unlink(path)
     except HostError as error:
-        module.fail_json(msg="the policy cannot be used: %s" % error, path=path)
+        module.fail_json(msg=f"the policy cannot be used: {error}", path=path)
     except OSError as error:
-        module.fail_json(msg="the policy cannot be placed: %s" % error_of(error), path=path)
+        module.fail_json(msg=f"the policy cannot be placed: {error_of(error)}", path=path)
     diffs = [difference(before, after, path)] if changed else []
     module.exit_json(changed=changed, path=path, former=before, diff=diffs)
 

@@ -10,8 +10,8 @@ short_description: Start, restart or stop trimtab
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - Renders the systemd units and users from trimtab's own table of roles (C(trimtab units)), starts them, and waits until
-    all roles are ready.
+  - Renders the systemd units and users from trimtab's own table of roles (C(trimtab units)), starts them, and waits
+    until all roles are ready.
   - Whether a restart is needed is seen on the host (something that it was started from is newer than it is), so that a
     play that was interrupted between a change and the restart is put right by the next one.
   - A restart ends trials, and holds what is confirmed.
@@ -63,6 +63,7 @@ import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
+    COMPLETE,
     CONFIG_DIR,
     LOG,
     MODE_FILE,
@@ -99,7 +100,7 @@ class Service:
         self.render()
         why = self.due()
         if why:
-            self.diffs.append(difference("%s\n" % why, "running\n", "trimtab"))
+            self.diffs.append(difference(f"{why}\n", "running\n", "trimtab"))
         if why and not self.module.check_mode:
             self.restart()
         return {} if self.module.check_mode else self.wait()
@@ -161,12 +162,13 @@ class Service:
         if self.systemd and self.call("systemctl", "is-enabled", TARGET):
             return "not started at boot"
         newer = [path for path in self.made_from() if os.lstat(path).st_ctime > since]
-        return "running since before %s changed" % newer[0] if newer else ""
+        return f"running since before {newer[0]} changed" if newer else ""
 
     def made_from(self):
         """All that a start depends on; the mode is changed while it runs."""
         config = [path for path in glob.glob(CONFIG_DIR + "/**", recursive=True) if path.endswith(".toml")]
-        paths = [self.installed.current, *(path for path in config if path != MODE_FILE)]
+        complete = os.path.join(self.installed.current, COMPLETE)
+        paths = [self.installed.current, complete, *(path for path in config if path != MODE_FILE)]
         return paths + (glob.glob(UNITS + ".service") if self.systemd else [])
 
     def holder(self):
@@ -183,7 +185,7 @@ class Service:
 
     def since(self):
         """When it was started, in seconds since 1970; 0 where it does not run."""
-        stat = read("/proc/%d/stat" % self.holder())
+        stat = read(f"/proc/{self.holder()}/stat")
         if not stat:
             return 0
         # proc_pid_stat(5), field 22: ticks after boot. Rounded up, that what was written just before counts as older.
@@ -209,7 +211,7 @@ class Service:
         if self.installed.release:
             code, said = self.installed.run("off")
             if code:
-                raise HostError("cannot be stopped: %s" % last(said))
+                raise HostError(f"cannot be stopped: {last(said)}")
 
     def wait(self):
         """Until all roles are ready. HostError with the reason when that takes too long."""
@@ -221,7 +223,7 @@ class Service:
             if time.monotonic() > deadline:
                 raise HostError("not ready: %s" % (facts.get("problem") or self.words()))
             if not self.holder() and time.monotonic() > deadline - self.module.params["patience"] + 5:
-                raise HostError("did not start: %s" % self.words())
+                raise HostError(f"did not start: {self.words()}")
             time.sleep(STEP_S)
 
     def words(self):
@@ -237,7 +239,7 @@ class Service:
     def must(self, *argv):
         code, out, err = self.module.run_command(list(argv))
         if code:
-            raise HostError("%s: %s" % (" ".join(argv), last(out + err)))
+            raise HostError("{}: {}".format(" ".join(argv), last(out + err)))
 
 
 def main():
@@ -255,9 +257,9 @@ def main():
     try:
         facts = getattr(service, module.params["state"])()
     except HostError as error:
-        module.fail_json(msg="trimtab: %s" % error)
+        module.fail_json(msg=f"trimtab: {error}")
     except OSError as error:
-        module.fail_json(msg="trimtab: %s" % error_of(error))
+        module.fail_json(msg=f"trimtab: {error_of(error)}")
     module.exit_json(changed=bool(service.diffs), diff=service.diffs, trimtab=facts)
 
 
