@@ -39,7 +39,7 @@ def to_toml(document, place=()):
 
 
 def _key(word):
-    return str(word) if BARE.fullmatch(str(word)) else json.dumps(str(word))
+    return str(word) if BARE.fullmatch(str(word)) else json.dumps(str(word), ensure_ascii=False)
 
 
 def _value(value):
