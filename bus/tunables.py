@@ -155,6 +155,28 @@ def _receive(name: str, low: int, high: int, unit: str, **more: Any) -> Tunable:
     )
 
 
+def _fragments(name: str, family: str) -> Tunable:
+    return Tunable(
+        name=name,
+        # One fragment of 1500 bytes takes 2304: below this not even one datagram of the largest size waits.
+        low=65536,
+        # The kernel's default is 4 MiB in each namespace (ipv4_frags_init_net in net/ipv4/ip_fragment.c); all of it can
+        # be filled from outside, and stays so for 30 s. The kernel refuses what lies below ipfrag_low_thresh, which
+        # means nothing else any more (Documentation/networking/ip-sysctl.rst): no original does.
+        high=256 << 20,
+        ram_share=128,
+        step=1.0,
+        # Above it every fragment is refused: up to the default, growth must not wait.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="bytes",
+        scope="netns",
+        decider="ip_frag",
+        guards=("psi_memory",),
+        summary=f"memory for {family} fragments that wait for the rest of their datagram",
+    )
+
+
 def _tcp_mem(level: int) -> Tunable:
     # Of memory, in pages: tcp_init_mem (net/ipv4/tcp.c) begins with 1/16 for [1], 3/4 and 3/2 of that for the others.
     what = ("from which pressure ends", "at which TCP is under pressure", "that TCP may hold, all namespaces together")
@@ -184,6 +206,8 @@ TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
     *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
     *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
+    _fragments("net.ipv4.ipfrag_high_thresh", "IPv4"),
+    _fragments("net.ipv6.ip6frag_high_thresh", "IPv6"),
     *(_tcp_mem(level) for level in (0, 1, 2)),
     Tunable(
         name="net.ipv4.tcp_max_orphans",

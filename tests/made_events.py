@@ -31,6 +31,7 @@ NAMES: dict[str, tuple[str, ...]] = {
 COUNTED = (
     "Tcp.RetransSegs", "Tcp.OutSegs", "TcpExt.TCPOFOQueue", "TcpExt.TCPHPHits", "TcpExt.TCPMemoryPressures", "TCP.mem",
     "TcpExt.ListenOverflows", "Icmp.OutRateLimitGlobal", "some.total_us", "dropped", "time_squeeze", "processed",
+    "Ip.ReasmReqds", "Ip.ReasmFails", "Ip.ReasmOKs", "FRAG.memory",
 )  # fmt: skip
 GUARDS = (*sorted({signal.name for signal in SIGNALS}), "no_such_signal")
 ANY_SIZE: st.SearchStrategy[int] = st.one_of(st.sampled_from(SIZES), st.integers(0, 1 << 22), st.sampled_from(HUGE))

@@ -21,7 +21,19 @@ from actuators.records import Spot
 from bus import roles
 from bus.codec import encode
 from bus.config import Config
-from bus.schema import AnyEvent, Attached, Counters, Drops, TcpRcvBuf, TcpSndBuf, Tick, Trial, Value, Verdict
+from bus.schema import (
+    AnyEvent,
+    Attached,
+    Counters,
+    Drops,
+    FragMemory,
+    TcpRcvBuf,
+    TcpSndBuf,
+    Tick,
+    Trial,
+    Value,
+    Verdict,
+)
 from bus.tape import SIZE_MAX
 from bus.tunables import table
 from deciders.engine import Decider, decide
@@ -41,6 +53,7 @@ from trimtab.worlds import (
     TcpFlow,
     World,
 )
+from trimtab.worlds_frag import FRAG4, Fragments
 from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
@@ -170,6 +183,18 @@ def tcp_memory(draw: st.DrawFn) -> Made:
     return Made(("tcp_memory",), [memory], (*TCP_MEM, ORPHANS))
 
 
+@st.composite
+def fragments(draw: st.DrawFn) -> Made:
+    """Fragments that wait, some of them for ever."""
+    world = Fragments(
+        draw(waves()) * draw(st.floats(1e4, 2e8)),
+        draw(waves()) * draw(st.sampled_from((0.0, 1e5, 1e7, 5e8))),
+        limit=draw(st.sampled_from((65_536, 1_000_000, 4 << 20, 30_000, 0))),
+        early=draw(st.booleans()),
+    )
+    return Made(("ip_frag",), [world], (FRAG4,))
+
+
 @dataclass
 class Networks:
     """Networks attached to one namespace, told of each second."""
@@ -188,6 +213,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "guard": watched(),
     "receive_path": received(),
     "tcp_memory": tcp_memory(),
+    "ip_frag": fragments(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)
@@ -446,6 +472,7 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             Counters(t_ns, netns, "net/snmp", dict.fromkeys(COUNTED, number)),
             Drops(t_ns, netns, 1, 3, "CPU_BACKLOG", number),
             Attached(t_ns, netns, 2, 254, 1),
+            FragMemory(t_ns, netns, 1, 2, 1 << 20, 1 << 20, number),
             Value(t_ns, RMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             Value(t_ns, WMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             *((Tick(t_ns, number), trial(t_ns, netns)) if number % 40 == 0 else ()),
