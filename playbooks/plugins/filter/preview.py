@@ -1,5 +1,5 @@
 # Apache-2.0 (see LICENSE)
-"""What the preview of a policy makes of what hosts say: one sentence, a table of those that differ, and whether it may go on."""
+"""What previews on many hosts come to: one sentence, a line for each that differs, and whether the policy may go on."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def _failed(one):
 
 def _reason(one):
     words = " ".join(str(one.get("msg") or "not asked").split())[:300]
-    return "unreachable: %s" % words if one.get("unreachable") else words
+    return f"unreachable: {words}" if one.get("unreachable") else words
 
 
 def _highest(played, side):
@@ -78,17 +78,17 @@ def _lines(found, played):
     if len(lines) > SHOWN_MAX + 1:
         lines[SHOWN_MAX + 1 :] = ["and %d more" % (len(cells) - SHOWN_MAX - 1)]
     lines = lines if found["changed"] else []
-    words = ["%s: %s" % (host, word) for host, one in sorted(played.items()) for word in one["words"]]
+    words = [f"{host}: {word}" for host, one in sorted(played.items()) for word in one["words"]]
     lines += words[:SHOWN_MAX]
     if found["without"]:
-        lines.append("without recordings of these hours: %s" % ", ".join(found["without"]))
-    lines += ["not previewed: %s: %s" % row for row in found["failed"].items()]
+        lines.append("without recordings of these hours: {}".format(", ".join(found["without"])))
+    lines += ["not previewed: {}: {}".format(*row) for row in found["failed"].items()]
     return [*lines, _sentence(found)]
 
 
 def _both(row, key):
     one, other = row["recorded"][key], row["candidate"][key]
-    return str(one) if one == other else "%s -> %s" % (one, other)
+    return str(one) if one == other else f"{one} -> {other}"
 
 
 def _sentence(found):
@@ -127,13 +127,13 @@ def _over(found, played, limits):
             if any(row["tunable"] == key and row["candidate"]["peak"] > int(value) for row in played[host]["rows"])
         ]
         if names:
-            over.append("%s would be above %s on %s" % (key, value, _names(names)))
+            over.append(f"{key} would be above {value} on {_names(names)}")
     reverted = limits.get("reverted")
     if reverted not in (None, "") and found["reverted"] - found["reverted_were"] > int(reverted):
         over.append("%d changes would be reverted (were %d)" % (found["reverted"], found["reverted_were"]))
     refused = [host for host, why in found["failed"].items() if not why.startswith("unreachable")]
     if refused:
-        over.append("no preview on %s" % _names(refused))
+        over.append(f"no preview on {_names(refused)}")
     recorded = limits.get("recorded")
     if recorded not in (None, "") and found["played"] < share(recorded, found["hosts"]):
         over.append("only %d hosts have recordings; needed are %s" % (found["played"], recorded))

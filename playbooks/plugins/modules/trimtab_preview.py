@@ -10,7 +10,7 @@ short_description: What a policy would have done on a host
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - Puts a candidate policy in the place of the one in use, on a copy of the configuration, checks all of it, and decides
+  - Puts a candidate in the place of the policy in use, on a copy of the configuration, checks all of it, and decides
     the host's own recordings once more (C(trimtab replay --policy)). Only what differs is returned.
   - Changes nothing. Runs with the lowest priority, in one process.
 options:
@@ -54,7 +54,7 @@ events:
   returned: success
   type: int
 rows:
-  description: The tunables with a difference - recorded and candidate, each with changes, peak, final, reverted and more.
+  description: The tunables with a difference - recorded and candidate, each with changes, peak, final and more.
   returned: success
   type: list
   elements: dict
@@ -111,7 +111,7 @@ def replay(module, installed, paths, policy):
     argv = ["timeout", limit, "nice", "-n", "19", installed.program, "replay", "--policy", policy, "--json", "-j", "1"]
     code, out, err = module.run_command(argv + paths)
     if code == 124:
-        raise HostError("not done within %s s: fewer hours, or a higher limit" % limit)
+        raise HostError(f"not done within {limit} s: fewer hours, or a higher limit")
     try:
         if code in TOLD:
             return json.loads(out)
@@ -163,9 +163,9 @@ def main():
             if paths:
                 found = brief(replay(module, installed, paths, policy))
     except HostError as error:
-        module.fail_json(msg="trimtab: %s" % error)
+        module.fail_json(msg=f"trimtab: {error}")
     except OSError as error:
-        module.fail_json(msg="trimtab: %s" % error_of(error))
+        module.fail_json(msg=f"trimtab: {error_of(error)}")
     module.exit_json(changed=False, segments=len(paths), **found)
 
 
