@@ -125,6 +125,7 @@ BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
     "neigh_table": BuiltIn("deciders.neigh_table", 101),
     "tcp_buffer": BuiltIn("deciders.tcp_buffer", 102),
     "receive_path": BuiltIn("deciders.receive_path", 103),
+    "listen_queue": BuiltIn("deciders.listen_queue", 104),
     "ip_frag": BuiltIn("deciders.ip_frag", 106),
     "tcp_memory": BuiltIn("deciders.tcp_memory", 107),
 }

@@ -201,6 +201,26 @@ def _tcp_mem(level: int) -> Tunable:
     )
 
 
+def _queue(name: str, high: int, unit_bytes: int, summary: str) -> Tunable:
+    """How much may wait to be connected. No longer than memory has room for: all of it full, 1/64 at most."""
+    return Tunable(
+        name=name,
+        low=16,
+        high=high,
+        ram_share=64,
+        unit_bytes=unit_bytes,
+        step=1.0,
+        # A rush is over in a second, and goes from 128 to 4096 in five steps.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="connections",
+        scope="netns",
+        decider="listen_queue",
+        guards=("tcp_memory",),
+        summary=summary,
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
@@ -226,6 +246,21 @@ TUNABLES: tuple[Tunable, ...] = (
         decider="tcp_memory",
         guards=("psi_memory",),
         summary="TCP sockets that no program holds any more; those above it are reset",
+    ),
+    _queue(
+        "net.core.somaxconn",
+        # Kept in 16 bits by kernels before 5.0 (sk_max_ack_backlog in include/net/sock.h). A connection that waits has
+        # a socket, of some 3 KiB.
+        high=65535,
+        unit_bytes=4096,
+        summary="connections that may wait for accept(2), and as many that are being set up, of each socket",
+    ),
+    _queue(
+        "net.ipv4.tcp_max_syn_backlog",
+        # A request takes some 300 bytes (struct tcp6_request_sock), until it is given up after a minute.
+        high=262144,
+        unit_bytes=512,
+        summary="connections that may be half open, of each socket, where tcp_syncookies is 0",
     ),
     _receive(
         "netdev_max_backlog",

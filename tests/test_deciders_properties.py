@@ -27,6 +27,8 @@ from bus.schema import (
     Counters,
     Drops,
     FragMemory,
+    Listener,
+    ListenQueues,
     TcpRcvBuf,
     TcpSndBuf,
     Tick,
@@ -54,6 +56,7 @@ from trimtab.worlds import (
     World,
 )
 from trimtab.worlds_frag import FRAG4, Fragments
+from trimtab.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
 from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
@@ -207,6 +210,20 @@ class Networks:
         yield Attached(t_ns, 7, 2, self.hosts, 1)
 
 
+@st.composite
+def listening(draw: st.DrawFn) -> Made:
+    """Rushes to a socket, and floods beside them."""
+    server = Server(
+        draw(waves()) * draw(st.floats(1, 20_000)),
+        draw(waves()) * draw(st.sampled_from((0.0, 0.0, 100.0, 50_000.0))),
+        asked=draw(st.sampled_from((4096, 65_535, 128, 10))),
+        anew_s=draw(st.sampled_from((1.0, 5.0, 1e9))),
+        cookies=draw(st.booleans()),
+        first=(draw(st.sampled_from((128, 4096, 16))), draw(st.sampled_from((256, 4096, 10)))),
+    )
+    return Made(("listen_queue",), [server], (SOMAXCONN, SYN_BACKLOG))
+
+
 WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "tcp_buffer": tcp(),
     "neigh_table": neighbours(),
@@ -214,6 +231,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "receive_path": received(),
     "tcp_memory": tcp_memory(),
     "ip_frag": fragments(),
+    "listen_queue": listening(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)
@@ -472,6 +490,8 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             Counters(t_ns, netns, "net/snmp", dict.fromkeys(COUNTED, number)),
             Drops(t_ns, netns, 1, 3, "CPU_BACKLOG", number),
             Attached(t_ns, netns, 2, 254, 1),
+            ListenQueues(t_ns, netns, 1, *([number] * 8), 128, 256),
+            *(Listener(t_ns, netns, 1, number + late, 80, 128, 0, number, 42, "made up") for late in range(40)),
             FragMemory(t_ns, netns, 1, 2, 1 << 20, 1 << 20, number),
             Value(t_ns, RMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             Value(t_ns, WMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),

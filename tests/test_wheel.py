@@ -27,19 +27,20 @@ TUNABLE = "net.ipv4.icmp_msgs_per_sec"
 # To a port at which nobody is, from one address each: the kernel says so to so many a second. Not over lo, of which it
 # takes no account.
 UNANSWERED = """
-import socket, struct, sys
+import select, socket, struct, sys
 def sum16(raw):
     total = sum(struct.unpack(f"!{len(raw) // 2}H", raw))
     total = (total >> 16) + (total & 0xffff)
     return ~(total + (total >> 16)) & 0xffff
 wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW)
 wire.bind(("d1", 0))
-for number in range(2000):
-    source = socket.inet_aton(f"198.18.{number >> 8}.{number & 255}")
+number = 0
+while number % 2000 or not select.select([sys.stdin], [], [], 0.5)[0]:
+    number += 1
+    source = socket.inet_aton(f"198.18.{number >> 8 & 255}.{number & 255}")
     head = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 29, 0, 0, 64, 17, 0, source, socket.inet_aton("10.9.0.1"))
     head = head[:10] + struct.pack("!H", sum16(head)) + head[12:]
     wire.send(bytes.fromhex("020000000001" "020000000002" "0800") + head + struct.pack("!HHHH", 999, 999, 9, 0) + b"x")
-sys.stdin.read()
 """
 
 
