@@ -56,9 +56,7 @@ def on_host(backlog: Backlog, mem_bytes: int, cpus: int) -> None:
 
 
 def on_drops(policy: Policy, backlog: Backlog, event: Drops) -> None:
-    """What the probe tells, at once. Kernels drop for want of room in that queue under one name only."""
-    if event.reason != REASON:
-        return
+    """What the probe tells, at once, of drops for REASON."""
     place = (event.netns, event.ifindex)
     before = backlog.places.pop(place, 0)
     backlog.places[place] = event.dropped
@@ -76,9 +74,9 @@ def on_counters(policy: Policy, backlog: Backlog, event: Counters) -> None:
     before, backlog.totals = backlog.totals, totals
     told, backlog.told = backlog.told, 0
     more, limited = totals[0] - before[0], totals[1] - before[1]
-    if before[0] < 0 or more < 0 or limited < 0:
+    if before[0] < 0:
         return
-    if more:
+    if more > 0:
         backlog.flow_limited = limited > FLOW_LIMIT_SHARE * more
     _count(policy, backlog, max(0, more - told), event.t_ns)
 
