@@ -1,4 +1,5 @@
-"""The source `trials`: TCP's counters in the namespaces where a change is on trial, each second while it lasts.
+"""The source `trials`: counters in the namespaces where a change is on trial, each second while it lasts: TCP's and
+IPv4's, and where the change is of IPv6, that one's as well.
 
 The counters of every namespace would be too many; those of one where nothing was changed, nobody asks for. The first
 reading comes at once, so that what the totals say of the time before the change is not yet mixed with what came after.
@@ -10,6 +11,7 @@ the namespace alive. Needs CAP_SYS_ADMIN, and CAP_SYS_PTRACE where its processes
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Collection
 from pathlib import Path
@@ -21,6 +23,7 @@ from bus.link import Subscriber
 from bus.netns import NamespaceGoneError
 from bus.schema import AnyEvent, Counters, Outcome, Trial
 from collectors import counters
+from collectors.counters import File
 from collectors.source import Status
 
 SECOND_NS = 1_000_000_000
@@ -32,6 +35,7 @@ PUBLISHER = "actuator"
 INSIDE = Path("/proc/thread-self")
 """/proc/self/net would be the namespace of the process's first thread."""
 FILES = tuple(file for file in counters.FILES if file.name in ("net/snmp", "net/netstat"))
+SIX = tuple(file for file in counters.FILES if file.name == "net/snmp6")
 
 
 class Place(Struct):
@@ -43,6 +47,7 @@ class Place(Struct):
     handle: str = ""
     retry_ns: int = 0
     trouble: str = ""
+    files: tuple[File, ...] = FILES
 
 
 class TrialsSource:
@@ -97,20 +102,24 @@ class TrialsSource:
             return []
         inode = event.netns_ino if isinstance(event, Trial) else 0
         place = self._places.get(event.netns)
-        if place is not None:
-            place.until_ns, place.inode = t_ns + LINGER_NS, inode or place.inode
-        elif len(self._places) < PLACES_MAX:
-            self._places[event.netns] = Place(event.netns, inode, t_ns + LINGER_NS)
-            return [event.netns]
-        return []
+        fresh = place is None and len(self._places) < PLACES_MAX
+        if fresh:
+            place = self._places[event.netns] = Place(event.netns, inode, 0)
+        if place is None:
+            return []
+        place.until_ns, place.inode = t_ns + LINGER_NS, inode or place.inode
+        if event.tunable.startswith("net.ipv6.") and place.files == FILES:
+            place.files, fresh = (*FILES, *SIX), True
+        return [event.netns] if fresh else []
 
     def _read(self, places: list[Place], t_ns: int) -> list[AnyEvent]:
         found = [place for place in places if self._find(place, t_ns)]
         events: list[AnyEvent] = []
-        if not found:
-            return events
-        for place, result in zip(found, netns.inside_each([place.handle for place in found], read_here), strict=True):
-            events += self._take(place, result, t_ns)
+        for files in {place.files: None for place in found}:
+            some = [place for place in found if place.files == files]
+            results = netns.inside_each([place.handle for place in some], functools.partial(read_here, files))
+            for place, result in zip(some, results, strict=True):
+                events += self._take(place, result, t_ns)
         return events
 
     def _find(self, place: Place, t_ns: int) -> bool:
@@ -133,7 +142,9 @@ class TrialsSource:
             place.handle = ""
             return []
         try:
-            events = [counters.read(file, raw, t_ns, place.cookie) for file, raw in zip(FILES, texts, strict=True)]
+            events = [
+                counters.read(file, raw, t_ns, place.cookie) for file, raw in zip(place.files, texts, strict=True)
+            ]
         except ValueError as error:
             place.trouble = str(error)
             return []
@@ -146,10 +157,10 @@ class TrialsSource:
         place.trouble = "" if isinstance(error, NamespaceGoneError) else error.strerror or str(error)
 
 
-def read_here() -> tuple[int, list[bytes]]:
-    """The cookie of the calling thread's namespace, and what FILES hold there."""
+def read_here(files: tuple[File, ...] = FILES) -> tuple[int, list[bytes]]:
+    """The cookie of the calling thread's namespace, and what these files hold there."""
     texts: list[bytes] = []
-    for file in FILES:
+    for file in files:
         fd = os.open(INSIDE / file.name, os.O_RDONLY | os.O_CLOEXEC)
         try:
             texts.append(counters.read_all(fd))

@@ -108,6 +108,18 @@ def test_the_host_our_own_namespace_and_what_was_not_written_are_not_read(
 
 
 @pytest.mark.system
+def test_where_the_change_is_of_ipv6_its_counters_are_read_too_at_once(
+    lab: Lab, actuator: Publisher, source: TrialsSource
+) -> None:
+    a, b = lab.netns(), lab.netns()
+    change = Trial(1, 2, "ip_frag", "net.ipv6.ip6frag_high_thresh", a.cookie, a.inode, 1, 2, 1)
+    assert kinds(heard(actuator, source, trial(a.cookie), trial(b.cookie))) == both(a) + both(b)
+    six = (a.cookie, "net/snmp6")
+    assert kinds(heard(actuator, source, change)) == [*both(a), six]
+    assert sorted(kinds(source.collect(source.due_ns, frozenset()))) == sorted([*both(a), six, *both(b)])
+
+
+@pytest.mark.system
 def test_a_namespace_that_ends_is_no_trouble_and_another_handle_is_found(
     lab: Lab, actuator: Publisher, source: TrialsSource
 ) -> None:
