@@ -211,6 +211,7 @@ class Live:
             "missing": [f"{part} (decider {self._decider.name})" for part in self._shut_in.missing],
             "tape": self._recorder.trouble if self._recorder else "off",
             "tape_bytes": self._recorder.written if self._recorder else 0,
+            **({"advice": advice} if (advice := self._decider.advice()) else {}),
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
 

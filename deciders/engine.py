@@ -19,6 +19,8 @@ REPEAT_NS = 1_000_000_000
 SENT_MAX = 4096
 """Wishes remembered per decider; the oldest is forgotten first."""
 
+ADVICE_MAX = 16
+
 State = Any
 Asked = Wish | Verdict
 """What a decider asks for: verdicts are the guard's alone."""
@@ -51,19 +53,25 @@ class DeciderModule(Protocol):
 class Decider:
     """A decider's module with its policy, its state, and what it has asked for lately."""
 
-    __slots__ = ("_sent", "fold", "name", "state", "topics")
+    __slots__ = ("_advise", "_sent", "fold", "name", "state", "topics")
 
     def __init__(self, module: DeciderModule, policy: Any) -> None:
         self.name = module.NAME
         self.topics = module.TOPICS
         self.fold: Step = module.step
         self.state: State = module.start(policy)
+        self._advise: Callable[[State], list[str]] | None = getattr(module, "advice", None)
         self._sent: dict[Key, int] = {}
 
     @property
     def remembered(self) -> int:
         """How many wishes are remembered."""
         return len(self._sent)
+
+    def advice(self) -> list[str]:
+        """What this decider would have people do, since no tunable can: a line each. Where the module has an `advice`:
+        a function of the state, as pure as step()."""
+        return self._advise(self.state)[:ADVICE_MAX] if self._advise else []
 
     def fresh(self, wishes: Sequence[Asked], t_ns: int) -> list[Asked]:
         """Those of the wishes, made at t_ns, that are no repetitions."""

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.schema import VERSION, AnyEvent, Beat, Event, Gap, Netns, Tick, Verdict, Wish
-from deciders.engine import SENT_MAX, Decider, decide
+from deciders.engine import ADVICE_MAX, SENT_MAX, Decider, decide
 
 SEC = 1_000_000_000
 
@@ -40,6 +40,14 @@ def _what(one: Wish) -> tuple[Any, ...]:
 
 def wanted(events: list[AnyEvent], *deciders: Decider) -> list[list[int]]:
     return [[one.want for one in found if isinstance(one, Wish)] for _, found in decide(events, deciders)]
+
+
+def test_what_a_decider_would_have_people_do_comes_from_its_state() -> None:
+    module: Any = SimpleNamespace(NAME="x", TOPICS=(Tick,), Policy=None, start=lambda policy: policy, step=None)
+    assert Decider(module, []).advice() == []
+    module.advice = lambda state: [f"line {number}" for number in range(state)]
+    assert Decider(module, 2).advice() == ["line 0", "line 1"]
+    assert len(Decider(module, 1000).advice()) == ADVICE_MAX
 
 
 def test_each_decider_sees_its_topics_in_order_and_every_event_comes_out() -> None:

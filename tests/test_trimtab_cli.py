@@ -401,6 +401,16 @@ def test_status_for_people_shows_roles_lanes_changes_and_what_is_missing(
         assert words in said
 
 
+def test_what_deciders_would_have_people_do_is_shown_whatever_else_is_said(
+    run: Callable[..., Ran], tmp_path: Path, document: dict[str, Any]
+) -> None:
+    document["roles"][-1]["status"]["advice"] = ["port 80 (ngi\x1bnx, pid 4): more", 7]
+    document["roles"][0]["status"]["advice"] = "lies"
+    write(tmp_path, document)
+    assert run("status", "--json").documents[0]["advice"] == ["port 80 (ngi nx, pid 4): more"]
+    assert "advice: port 80 (ngi nx, pid 4): more\n" in run("status").out
+
+
 def test_verdicts_that_did_not_count_are_told_where_there_are_any(
     run: Callable[..., Ran], tmp_path: Path, document: dict[str, Any]
 ) -> None:

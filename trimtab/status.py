@@ -14,6 +14,7 @@ from msgspec import Struct
 from trimtab import allowed, announce, drops, exits, managed, rundir, show
 from trimtab.allowed import Allowed
 from trimtab.drops import Drop
+from trimtab.process import printable
 
 SCHEMA = "trimtab.status/v1"
 STALE_NS = 10_000_000_000
@@ -61,6 +62,8 @@ class Status(Struct, frozen=True):
     """Verdicts that the actuator did not count: too late, about a change that had ended, or not from the guard."""
     drops: list[Drop] = []
     """What the kernel drops most, and why."""
+    advice: list[str] = []
+    """What no tunable can cure, but somebody can: a program's own settings."""
 
 
 def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
@@ -93,6 +96,7 @@ def read(run_dir: Path, state_dir: Path, proc: Path = Path("/proc")) -> Status:
         document["missing"],
         sum(_numbers(row["status"]).get("late_verdicts", 0) for row in rows),
         drops.told(row["status"] for row in rows),
+        _advice(row["status"] for row in rows),
     )
 
 
@@ -176,6 +180,12 @@ def _numbers(found: object) -> dict[str, int]:
     return {key: value for key, value in found.items() if type(value) is int} if isinstance(found, dict) else {}
 
 
+def _advice(statuses: Iterable[dict[str, Any]]) -> list[str]:
+    """The lines in what deciders said of themselves. Programs have chosen words in them."""
+    found = (status.get("advice") for status in statuses)
+    return [printable(line) for lines in found if isinstance(lines, list) for line in lines if isinstance(line, str)]
+
+
 def _print_allowed(roles: Iterable[RoleStatus]) -> None:
     known = [(role.name, role.allowed) for role in roles if role.allowed]
     if not known:
@@ -223,5 +233,7 @@ def _print(status: Status, run_dir: Path) -> None:
     for drop in status.drops:
         if drop.cure and drop.per_s:
             print(f"dropped: {drop.per_s:g} packets/s, {drop.meaning} ({drop.reason}); see `trimtab drops`")
+    for line in status.advice:
+        print(f"advice: {line}")
     for what in status.missing:
         print(f"without {what}")
