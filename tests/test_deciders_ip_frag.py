@@ -77,6 +77,12 @@ def test_after_a_long_quiet_it_comes_back_to_the_original_and_no_further() -> No
     assert loop.reversals(FRAG4) == 1
 
 
+def test_what_is_in_use_stays_however_long() -> None:
+    loop = Loop(["ip_frag"], [Fragments(constant(2.6 * MIB), limit=MIB)]).run(2000)
+    assert loop.final(FRAG4) == USUAL_BYTES
+    assert loop.reversals(FRAG4) == 0
+
+
 def test_the_bounds_are_shares_of_memory_and_the_decider_keeps_below_them() -> None:
     assert resolve(ROW, 8 << 30).high == 64 * MIB
     world = Fragments(constant(2_000 * MIB), early=False)
@@ -125,6 +131,10 @@ def test_all_namespaces_together_add_no_more_than_their_share_of_memory() -> Non
     assert told.full(10, USUAL_BYTES) == ()
 
 
+def test_one_takes_no_more_than_its_share_also_before_the_bounds_are_told() -> None:
+    assert Told(mem_bytes=1 << 30).full(3, 8 * MIB) == ()
+
+
 def test_in_the_initial_namespace_proc_alone_will_do() -> None:
     told = Told()
     told.value(1, USUAL_BYTES, USUAL_BYTES)
@@ -166,7 +176,7 @@ def test_silence_of_a_probe_that_is_not_there_is_no_quiet(road: str) -> None:
         told.t_ns += 5 * SEC
         told(Probe(told.t_ns, "ip_frag", road, ""))
         told.state, more = ip_frag.step(
-            told.state, Value(told.t_ns, FRAG4, 3, 903, 8 * MIB, USUAL_BYTES, 65536, 1 << 28, False)
+            told.state, Value(told.t_ns, FRAG4, 3, 903, 8 * MIB, 5 * MIB, 65536, 1 << 28, False)
         )
         wishes += more
-    assert bool(wishes) == bool(road)
+    assert {wish.want for wish in wishes} == ({5 * MIB} if road else set())
