@@ -113,7 +113,7 @@ def _tcp_buffer(name: str, what: str, loss: str) -> Tunable:
         scope="netns",
         decider="tcp_buffer",
         at_least=(name.replace("[2]", "[1]"),),
-        guards=(loss, "srtt_us", "tcp_memory"),
+        guards=(loss, "srtt_us", "tcp_memory", "drops"),
         summary=f"largest {what} buffer that the kernel gives a TCP socket by itself",
     )
 

@@ -20,6 +20,7 @@ from msgspec import Struct
 from bus.schema import (
     VERSION,
     Counters,
+    Drops,
     Host,
     NeighTable,
     Netns,
@@ -53,7 +54,7 @@ from deciders.trials import (
 __all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
 
 NAME = "guard"
-TOPICS = (Tick, Trial, Outcome, Netns, Host, Counters, NeighTable, TcpSndBuf, TcpRcvBuf)
+TOPICS = (Tick, Trial, Outcome, Netns, Host, Counters, NeighTable, Drops, TcpSndBuf, TcpRcvBuf)
 
 VALID_NS = 3 * SECOND_NS
 TICK_MAX_NS = 2 * SECOND_NS
@@ -92,6 +93,11 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Verdict]]:
 
 def _on_reading(state: State, event: Counters | NeighTable) -> Sequence[Verdict]:
     measures.read(state.measures, event)
+    return ()
+
+
+def _on_drops(state: State, event: Drops) -> Sequence[Verdict]:
+    measures.read_drops(state.measures, event)
     return ()
 
 
@@ -280,6 +286,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Verdict]]] = {
     Host: _on_fact,
     Counters: _on_reading,
     NeighTable: _on_reading,
+    Drops: _on_drops,
     TcpSndBuf: _on_flow,
     TcpRcvBuf: _on_flow,
 }

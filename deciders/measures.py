@@ -6,7 +6,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from bus.schema import Counters, Host, NeighTable, Netns, TcpRcvBuf, TcpSndBuf, Trial
+from bus.drops import CURABLE
+from bus.schema import Counters, Drops, Host, NeighTable, Netns, TcpRcvBuf, TcpSndBuf, Trial
 from deciders.samples import Flows, FlowSample
 from deciders.series import (
     SECOND_NS,
@@ -28,11 +29,16 @@ Key = tuple[int, int]
 HEARD_NS = 10 * SECOND_NS
 """What was read so lately is heard."""
 SERIES_MAX = 2048
+DROPS_MAX = 4096
+"""Places and reasons of which packets were dropped."""
+PLACES_MAX = 512
+"""Namespaces in which packets were dropped: each is a series, of which others need some."""
+(_DROPS_ROW,) = BY_TOPIC[Drops, ""]
 _FLOW_ROWS = tuple((number, ROWS[number].read) for number in BY_TOPIC[FlowSample, ""])
 
 
 class Measures(Struct):
-    """Bounded by SERIES_MAX and deciders.samples.FLOWS_MAX; the oldest goes first."""
+    """Bounded by SERIES_MAX, DROPS_MAX and deciders.samples.FLOWS_MAX; the oldest goes first."""
 
     window_s: float
     baseline_s: float
@@ -42,6 +48,10 @@ class Measures(Struct):
     """Of memory, in the host."""
     own: int = 0
     """The initial namespace."""
+    drops: dict[tuple[int, int, str], int] = {}
+    """(namespace, device, reason) -> what the probe told last."""
+    dropped: dict[int, int] = {}
+    """Namespace -> packets dropped for a reason that a tunable can cure, since the first was heard of."""
 
 
 def read(measures: Measures, event: Counters | NeighTable) -> None:
@@ -72,6 +82,30 @@ def read_flow(measures: Measures, event: TcpSndBuf | TcpRcvBuf) -> None:
             series.of += reading[1]
 
 
+def read_drops(measures: Measures, event: Drops) -> None:
+    """Added up by namespace; what it comes to is read at each tick, for the probe is silent where nothing happens."""
+    if event.reason not in CURABLE:
+        return
+    kind = (event.netns, event.ifindex, event.reason)
+    before = measures.drops.pop(kind, 0)
+    measures.drops[kind] = event.dropped
+    if len(measures.drops) > DROPS_MAX:
+        del measures.drops[next(iter(measures.drops))]
+    # From 1 again where the probe forgot it. The first that is heard of may be the sum of days.
+    more = event.dropped - before if before and event.dropped >= before else 1
+    total = measures.dropped.pop(event.netns, None)
+    if total is None:
+        # There was nothing until now, and that is what to compare with.
+        _record_drops(measures, event.netns, 0, event.t_ns - 1)
+    measures.dropped[event.netns] = (total or 0) + more
+    if len(measures.dropped) > PLACES_MAX:
+        del measures.dropped[next(iter(measures.dropped))]
+
+
+def _record_drops(measures: Measures, netns: int, total: int, t_ns: int) -> None:
+    record(ROWS[_DROPS_ROW], _series(measures, (_DROPS_ROW, netns)), (total, t_ns / SECOND_NS), t_ns)
+
+
 def learn(measures: Measures, event: Host | Netns) -> None:
     """Facts that readings need."""
     if isinstance(event, Host):
@@ -79,6 +113,9 @@ def learn(measures: Measures, event: Host | Netns) -> None:
     elif not event.alive:
         for key in [key for key in measures.series if key[1] == event.netns and ROWS[key[0]].per == "netns"]:
             del measures.series[key]
+        measures.dropped.pop(event.netns, None)
+        for kind in [kind for kind in measures.drops if kind[0] == event.netns]:
+            del measures.drops[kind]
         measures.flows.forget(event.netns)
     elif event.name == "host":
         measures.own = event.netns
@@ -93,6 +130,8 @@ def mark(measures: Measures, netns: int, t_ns: int) -> None:
 
 def windows(measures: Measures, t_ns: int) -> dict[Key, Window]:
     """A second has passed. The windows that are complete with it."""
+    for netns, total in measures.dropped.items():
+        _record_drops(measures, netns, total, t_ns)
     found: dict[Key, Window] = {}
     window_ns = int(measures.window_s * SECOND_NS)
     for key, series in measures.series.items():

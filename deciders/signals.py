@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from msgspec import Struct
 
-from bus.schema import Counters, NeighTable, Trial
+from bus.schema import Counters, Drops, NeighTable, Trial
 from deciders.samples import FlowSample
 
 Reading = tuple[float | int, float | int]
@@ -46,8 +46,8 @@ class Signal(Struct, frozen=True, kw_only=True):
 
     @property
     def always(self) -> bool:
-        """There are readings whether or not there is traffic."""
-        return self.topic is not FlowSample
+        """There are readings whether or not there is traffic, or anything wrong."""
+        return self.topic not in (FlowSample, Drops)
 
     def show(self, value: float) -> str:
         """A value for people."""
@@ -229,6 +229,17 @@ SIGNALS: tuple[Signal, ...] = (
         weight=1,
         unit="/s",
         what="packets that found a CPU's backlog full",
+    ),
+    Signal(
+        # The probe tells of what happens alone: where nothing is told, nothing is dropped, or nobody counts.
+        name="drops",
+        topic=Drops,
+        read=lambda total, _: total,
+        relative=1.0,
+        absolute=20,
+        weight=1,
+        unit="/s",
+        what="packets dropped for want of room that a tunable can give",
     ),
     *(
         Signal(

@@ -28,6 +28,7 @@ from bus.config import ConfigError, check
 from bus.schema import (
     AnyEvent,
     Counters,
+    Drops,
     Host,
     NeighTable,
     Netns,
@@ -625,7 +626,7 @@ def test_what_nobody_could_measure_is_put_back(desk: Desk) -> None:
     verdicts = desk.pass_(2)
     assert said(verdicts) == [(1, False)]
     assert verdicts[0].why == (
-        "not confirmed: in 60 s there was not enough to be read of retransmit_share, srtt_us, tcp_memory"
+        "not confirmed: in 60 s there was not enough to be read of retransmit_share, srtt_us, tcp_memory, drops"
     )
 
 
@@ -778,6 +779,8 @@ def reading(signal: signals.Signal, t_ns: int, level: float, total: int) -> list
         # The name is also that of a counter, without which time does not count.
         snmp = Counters(t_ns, NETNS, "net/snmp", {"Tcp.RetransSegs": 1, "Tcp.OutSegs": t_ns // 10**6})
         return [snmp, flow(t_ns, rtt_us, t_ns // 10**6 * MSS, total)]
+    if signal.topic is Drops:
+        return [Drops(t_ns, NETNS, 1, 2, "CPU_BACKLOG", total)]
     many = t_ns // 10**6 * 10
     values = {
         "Tcp.RetransSegs": total, "Tcp.OutSegs": many, "TcpExt.TCPOFOQueue": total, "TcpExt.TCPHPHits": many,
