@@ -76,7 +76,7 @@ def _lines(found, played):
     widths = [max(len(line[number]) for line in cells) for number in range(len(HEAD))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
     if len(lines) > SHOWN_MAX + 1:
-        lines[SHOWN_MAX + 1 :] = ["and %d more" % (len(cells) - SHOWN_MAX - 1)]
+        lines[SHOWN_MAX + 1 :] = [f"and {len(cells) - SHOWN_MAX - 1} more"]
     lines = lines if found["changed"] else []
     words = [f"{host}: {word}" for host, one in sorted(played.items()) for word in one["words"]]
     lines += words[:SHOWN_MAX]
@@ -92,23 +92,12 @@ def _both(row, key):
 
 
 def _sentence(found):
-    said = "%d changes (were %d) on %d hosts with recordings of %d" % (
-        found["changes"],
-        found["changes_were"],
-        found["played"],
-        found["hosts"],
-    )
+    said = "{changes} changes (were {changes_were}), by recordings of {played} of {hosts} hosts".format(**found)
     if not found["changed"]:
         return "no difference: " + said
-    peaks = [
-        "%s %d (was %d)" % (key, value, found["highest_were"][key]) for key, value in sorted(found["highest"].items())
-    ]
-    return "%d of %d hosts would differ: %s; none above %s" % (
-        len(found["changed"]),
-        found["hosts"],
-        said,
-        ", ".join(peaks),
-    )
+    peaks = [f"{key} {value} (was {found['highest_were'][key]})" for key, value in sorted(found["highest"].items())]
+    differ = f"{len(found['changed'])} of {found['hosts']} hosts would differ"
+    return f"{differ}: {said}; none above {', '.join(peaks)}"
 
 
 def _over(found, played, limits):
@@ -116,10 +105,10 @@ def _over(found, played, limits):
     over = []
     hosts = limits.get("hosts")
     if hosts not in (None, "") and len(found["changed"]) > share(hosts, found["hosts"]):
-        over.append("%d hosts would differ; the limit is %s" % (len(found["changed"]), hosts))
+        over.append(f"{len(found['changed'])} hosts would differ; the limit is {hosts}")
     changes = limits.get("changes")
     if changes not in (None, "") and found["changes"] > int(changes):
-        over.append("%d changes; the limit is %s" % (found["changes"], changes))
+        over.append(f"{found['changes']} changes; the limit is {changes}")
     for key, value in sorted((limits.get("highest") or {}).items()):
         names = [
             host
@@ -130,18 +119,18 @@ def _over(found, played, limits):
             over.append(f"{key} would be above {value} on {_names(names)}")
     reverted = limits.get("reverted")
     if reverted not in (None, "") and found["reverted"] - found["reverted_were"] > int(reverted):
-        over.append("%d changes would be reverted (were %d)" % (found["reverted"], found["reverted_were"]))
+        over.append("{reverted} changes would be reverted (were {reverted_were})".format(**found))
     refused = [host for host, why in found["failed"].items() if not why.startswith("unreachable")]
     if refused:
         over.append(f"no preview on {_names(refused)}")
     recorded = limits.get("recorded")
     if recorded not in (None, "") and found["played"] < share(recorded, found["hosts"]):
-        over.append("only %d hosts have recordings; needed are %s" % (found["played"], recorded))
+        over.append(f"only {found['played']} hosts have recordings; needed are {recorded}")
     return over
 
 
 def _names(names):
-    return ", ".join(names[:10]) + (" and %d more" % (len(names) - 10) if len(names) > 10 else "")
+    return ", ".join(names[:10]) + (f" and {len(names) - 10} more" if len(names) > 10 else "")
 
 
 class FilterModule:

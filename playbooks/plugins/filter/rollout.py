@@ -9,8 +9,8 @@ short_description: Where hosts stand in a rollout, and the gate of a wave
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - C(broken) says why the first of some results that went wrong did. C(gate) decides about a wave. C(outcome) is the table
-    of all hosts.
+  - C(broken) says why the first of some results that went wrong did. C(gate) decides about a wave. C(outcome) is the
+    table of all hosts.
 options:
   _input:
     description: See above.
@@ -36,7 +36,7 @@ def broken(results):
     for one in results:
         words = " ".join(str(one.get("msg") or one.get("sick") or "").split())[:300]
         if one.get("unreachable"):
-            return "unreachable: %s" % words
+            return f"unreachable: {words}"
         if one.get("failed") or one.get("sick"):
             return words or "failed without a word"
     return ""
@@ -54,19 +54,19 @@ def tried(noted, steps):
 
 
 def gate(rows, canary, tolerated):
-    """rows: host -> row, of one wave. canary: nobody may be sick, and somebody must have been tried. tolerated: how many
-    may be sick in other waves, or which share as "1%"."""
+    """rows: host -> row, of one wave. canary: nobody may be sick, and somebody must have been tried. tolerated: how
+    many may be sick in other waves, or which share as "1%"."""
     touched = {host: row for host, row in rows.items() if row["state"] in ("trying", "sick")}
-    sick = ["%s: %s" % (host, row["reason"]) for host, row in sorted(touched.items()) if row["state"] == "sick"]
+    sick = ["{}: {}".format(host, row["reason"]) for host, row in sorted(touched.items()) if row["state"] == "sick"]
     text = str(tolerated).strip()
     limit = int(float(text[:-1]) * len(touched) / 100) if text.endswith("%") else int(text)
     limit = 0 if canary else limit
     stop = ""
     if len(sick) > limit:
-        stop = "%d of %d hosts sick in a wave, %d allowed: %s" % (len(sick), len(touched), limit, _named(sick))
+        stop = f"{len(sick)} of {len(touched)} hosts sick in a wave, {limit} allowed: {_named(sick)}"
     elif canary and not touched and all(row["state"] == "left out" for row in rows.values()):
-        out = ["%s: %s" % (host, row["reason"]) for host, row in sorted(rows.items())]
-        stop = "the canary could not be tried: %s" % _named(out)
+        out = ["{}: {}".format(host, row["reason"]) for host, row in sorted(rows.items())]
+        stop = f"the canary could not be tried: {_named(out)}"
     trying = sum(row["state"] == "trying" for row in rows.values())
     return {"stop": stop, "sick": sick, "trying": trying, "touched": len(touched)}
 
@@ -78,12 +78,12 @@ def outcome(rows):
     widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
     states = [row["state"] for row in rows.values()]
-    counts = ["%d %s" % (states.count(state), WORDS[state]) for state in WORDS if state in states]
-    return lines + ["%d hosts: %s" % (len(rows), ", ".join(counts) or "none")]
+    counts = [f"{states.count(state)} {WORDS[state]}" for state in WORDS if state in states]
+    return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
 
 
 def _named(words):
-    return "; ".join(words[:NAMED_MAX]) + ("; and %d more" % (len(words) - NAMED_MAX) if len(words) > NAMED_MAX else "")
+    return "; ".join(words[:NAMED_MAX]) + (f"; and {len(words) - NAMED_MAX} more" if len(words) > NAMED_MAX else "")
 
 
 class FilterModule:

@@ -1,5 +1,5 @@
 # Apache-2.0 (see LICENSE)
-"""How well a host does, in a few numbers that are there whether or not trimtab runs: stalls, and what the network loses."""
+"""How well a host does, whether or not trimtab runs, in a few numbers: stalls, and what the network loses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ ENOUGH = 500
 
 
 def sample():
-    """Totals: of the counters (netstat and snmp, proc_pid_net(5)), and of stalled time in us (PSI), with their moment."""
+    """Totals of counters (netstat and snmp, proc_pid_net(5)) and of stalled time in us (PSI), and their moment."""
     found = {}
     for file in ("snmp", "netstat"):
         lines = read("/proc/net/" + file).splitlines()

@@ -1,12 +1,13 @@
 # Apache-2.0 (see LICENSE)
-"""A policy with the rest of a host's configuration, on a copy, as it would be in use."""
+"""What a policy is tried on: a copy of a host's configuration with it in its place, and the host's own recordings."""
 
 from __future__ import annotations
 
 import os
 import shutil
+import time
 
-from ansible_collections.trimtab.fleet.plugins.module_utils.host import CONFIG_DIR, HostError, last, write
+from ansible_collections.trimtab.fleet.plugins.module_utils.host import CONFIG_DIR, STATE_DIR, HostError, last, write
 
 
 def stage(installed, folder, name, text):
@@ -20,5 +21,22 @@ def stage(installed, folder, name, text):
     write(os.path.join(folder, "conf.d", name + ".toml"), text)
     code, said = installed.run("config", "check", main)
     if code:
-        raise HostError("the policy cannot be used: %s" % last(said).replace(folder, CONFIG_DIR))
+        raise HostError(f"the policy cannot be used: {last(said).replace(folder, CONFIG_DIR)}")
     return main
+
+
+def recordings(hours):
+    """Segments that were written to in these hours, oldest first. One that is older ends before them."""
+    since = time.time() - hours * 3600
+    found = []
+    for place, _, names in os.walk(os.path.join(STATE_DIR, "tapes")):
+        for name in names:
+            path = os.path.join(place, name)
+            try:
+                written = os.stat(path).st_mtime
+            except FileNotFoundError:
+                # The oldest make room while this looks.
+                continue
+            if name.endswith(".tape") and written >= since:
+                found.append((written, path))
+    return [path for _, path in sorted(found)]

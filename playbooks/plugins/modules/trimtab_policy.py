@@ -73,6 +73,8 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     write,
 )
 
+MAIN = os.path.join(CONFIG_DIR, "trimtab.toml")
+
 
 def path_of(name):
     """Below CONFIG_DIR."""
@@ -121,6 +123,9 @@ def main():
             if module.params["state"] == "present":
                 write(path, after)
             else:
+                # What is gone is no newer than the daemon; the main file is, so that a restart is due even when this is
+                # interrupted before it.
+                write(MAIN, read(MAIN))
                 os.unlink(path)
     except HostError as error:
         module.fail_json(msg=f"the policy cannot be used: {error}", path=path)

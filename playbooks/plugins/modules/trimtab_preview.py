@@ -74,35 +74,16 @@ words:
 """
 
 import json
-import os
 import tempfile
-import time
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trimtab.fleet.plugins.module_utils.host import STATE_DIR, HostError, Installed, error_of, last
-from ansible_collections.trimtab.fleet.plugins.module_utils.staged import stage
+from ansible_collections.trimtab.fleet.plugins.module_utils.host import HostError, Installed, error_of, last
+from ansible_collections.trimtab.fleet.plugins.module_utils.staged import recordings, stage
 
 WORDS_MAX = 5
 SIDE = ("changes", "peak", "final", "reverted", "reversals")
 # Exit codes of trimtab replay: no difference, differences, some of it could not be read.
 TOLD = (0, 2, 3)
-
-
-def recordings(hours):
-    """Segments that were written to in these hours, oldest first. One that is older ends before them."""
-    since = time.time() - hours * 3600
-    found = []
-    for place, _, names in os.walk(os.path.join(STATE_DIR, "tapes")):
-        for name in names:
-            path = os.path.join(place, name)
-            try:
-                written = os.stat(path).st_mtime
-            except FileNotFoundError:
-                # The oldest make room while this looks.
-                continue
-            if name.endswith(".tape") and written >= since:
-                found.append((written, path))
-    return [path for _, path in sorted(found)]
 
 
 def replay(module, installed, paths, policy):

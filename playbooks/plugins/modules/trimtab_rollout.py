@@ -10,9 +10,9 @@ short_description: Remember what was before a rollout, see how the host is, acce
 version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
-  - Keeps what a host had before a candidate (release, policy, the changes that stood, the keys held, how well it did) in
-    C(/var/lib/trimtab/former.json), so that the way back does not depend on the controller, and a play that was killed
-    can be run again to the same end.
+  - Keeps what a host had before a candidate (release, policy, the changes that stood, the keys held, how well it did)
+    in C(/var/lib/trimtab/former.json), so that the way back does not depend on the controller, and a play that was
+    killed can be run again to the same end.
   - What was there before is what was last accepted. A candidate that never was is nothing to go back to.
 options:
   state:
@@ -169,10 +169,12 @@ class Rollout:
         words = []
         restarted = {row["name"]: row["restarts"] for row in status["roles"] if row["restarts"]}
         if sum(restarted.values()) > limits["restarts"]:
-            words.append("restarted: %s" % ", ".join("%s %d times" % row for row in sorted(restarted.items())))
+            words.append(
+                "restarted: " + ", ".join(f"{name} {count} times" for name, count in sorted(restarted.items()))
+            )
         back = [row for row in self.ours() if row["state"] == "reverted" and row["detail"] not in OF_STOPS]
         if len(back) > limits["reverted"]:
-            words.append("%d changes reverted, the last since %s" % (len(back), back[-1]["detail"]))
+            words.append(f"{len(back)} changes reverted, the last since {back[-1]['detail']}")
         if first:
             words += worse(self.memo.get("before") or {}, rates(first, now), *[limits[each] for each in WORSE])
         return words
@@ -208,7 +210,7 @@ class Rollout:
         """HostError where something is not as it was."""
         former, left = self.memo["former"], [row["tunable"] for row in self.ours() if row["state"] == "confirmed"]
         if left:
-            raise HostError("could not be put back: %s" % ", ".join(left))
+            raise HostError("could not be put back: {}".format(", ".join(left)))
         if (self.installed.release, self.policy()) != (former["release"], former["policy"]):
             raise HostError("release or policy is not what it was")
 
@@ -234,14 +236,14 @@ class Rollout:
         return [row for row in self.history() if row["id"] > self.memo.get("newest", 0)]
 
     def history(self):
-        code, out, err = self.module.run_command([self.installed.program, "history", "--json"])
+        code, out, _err = self.module.run_command([self.installed.program, "history", "--json"])
         if code:
             # No journal yet: in mode observe there is none.
             return []
         return [json.loads(line) for line in out.splitlines()]
 
     def document(self, *words):
-        code, out, err = self.module.run_command([self.installed.program] + list(words))
+        _code, out, err = self.module.run_command([self.installed.program, *list(words)])
         try:
             return json.loads(out)
         except ValueError:
