@@ -79,20 +79,30 @@ exec chroot . /usr/sbin/sshd -D -f /etc/ssh/fleet/config
 """
 # Or systemd, with what the units need: systemd-nspawn(1). The cgroups are its own; _end() takes them away.
 SYSTEMD = """
-rm -f etc/machine-id
+rm -rf etc/machine-id etc/systemd/system/*.wants
 echo "$ID" > etc/machine-id
 cat > etc/systemd/system/fleet-sshd.service <<END
 [Service]
 RuntimeDirectory=sshd
 ExecStart=/usr/sbin/sshd -D -f /etc/ssh/fleet/config
 END
+mkdir -p etc/systemd/system/multi-user.target.wants
+ln -s ../fleet-sshd.service etc/systemd/system/multi-user.target.wants/
 for group in /sys/fs/cgroup/*/; do
     mkdir "$group$CGROUP" 2>/dev/null && echo $$ > "$group$CGROUP/cgroup.procs" || :
 done
-exec systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot \\
-    --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON "--network-namespace-path=/run/netns/$NAMESPACE" \\
+mount -t proc proc /proc
+mount -t tmpfs tmpfs /run
+# 133: asked to reboot.
+while
+    code=0
+    mount -o remount,rw .
+    systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot \\
+    --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON --network-namespace-path=/proc/self/ns/net \\
     "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" \\
-    -- systemd.unit=basic.target systemd.wants=fleet-sshd.service
+    -- systemd.unit=multi-user.target || code=$?
+    [ "$code" -eq 133 ]
+do :; done
 """
 
 
@@ -101,16 +111,17 @@ WISH = """
 import os, sys, time
 from pathlib import Path
 from bus import link, netns
-from bus.roles import BUILT_IN_DECIDERS, UID_BASE, wish_path
+from bus.roles import wish_path
 from bus.schema import Wish
 tunable, want = sys.argv[1], int(sys.argv[2])
 file = Path("/proc/sys", *tunable.partition("[")[0].split("."))
 inode = os.stat("/proc/self/ns/net").st_ino
-user = UID_BASE + BUILT_IN_DECIDERS["tcp_buffer"].uid_offset
+lane = wish_path(Path("/run/trimtab"), "tcp_buffer")
+user = lane.parent.stat().st_gid
 os.setgroups([])
 os.setgid(user)
 os.setuid(user)
-sender = link.WishSender(wish_path(Path("/run/trimtab"), "tcp_buffer"))
+sender = link.WishSender(lane)
 for _ in range(50):
     now = int(file.read_text().split()[-1])
     if now == want:
@@ -147,6 +158,14 @@ class Host:
         if not found:
             raise FleetError(f"{self.name} has no process")
         return found[0]
+
+    @property
+    def running(self) -> bool:
+        """Its first process is there; not so while it boots anew."""
+        try:
+            return self.pid > 0
+        except (FleetError, OSError):
+            return False
 
     @property
     def ended(self) -> bool:
@@ -325,7 +344,7 @@ def _start(world: World, prefix: str, number: int, size: str, booted: bool) -> N
     base = world.folder / name
     base.mkdir()
     environment = {"NAME": name, "BASE": str(base), "SIZE": size, "UNPACKED": str(UNPACKED), "KEYS": str(world.folder),
-                   "ID": uuid.uuid4().hex, "CGROUP": namespace, "NAMESPACE": namespace}  # fmt: skip
+                   "ID": uuid.uuid4().hex, "CGROUP": namespace}  # fmt: skip
     # The hosts end with the tests, however those end.
     argv = ["setpriv", "--pdeathsig=KILL", "nsenter", f"--net=/run/netns/{namespace}"]
     argv += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]

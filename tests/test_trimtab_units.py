@@ -9,8 +9,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -49,7 +50,7 @@ def test_users_have_the_numbers_of_the_rows() -> None:
 
 
 def test_a_long_name_of_a_tuner_leaves_a_user_that_systemd_takes() -> None:
-    role = roles.decider_role("a_tuner_with_quite_a_long_name")
+    role = msgspec.structs.replace(ROWS[-1], name="decider-a_tuner_with_quite_a_long_name")
     assert units.user(role) == f"trimtab-{role.uid_offset}"
 
 
@@ -161,8 +162,15 @@ def booted() -> Iterator[World]:
     with fleet(1, booted=1) as world:
         host = world.hosts["h1"]
         host.run(f"{TRIMTAB} units --output /etc && systemd-sysusers trimtab.conf && systemctl daemon-reload")
-        host.run("systemctl start trimtab.target")
+        host.run("systemctl enable --now trimtab.target")
         yield world
+
+
+def wait_for(look: Callable[[], object], wanted: bool = True) -> None:
+    deadline_s = time.monotonic() + 60
+    while bool(look()) != wanted:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.2)
 
 
 @pytest.mark.system
@@ -195,22 +203,31 @@ class TestBooted:
     def test_a_hung_role_is_replaced_and_one_that_died_gets_its_probes_again(self, booted: World) -> None:
         host = booted.hosts["h1"]
         host.run("systemctl kill -s STOP trimtab-collector-proc; systemctl kill -s KILL trimtab-collector-bpf")
-        deadline_s = time.monotonic() + 60
-        while True:
-            found = json.loads(host.run(f"{TRIMTAB} status --json", check=False))
-            roles_ = {role["name"]: role for role in found["roles"]}
-            if found["ready"] and roles_["collector-proc"]["restarts"] and roles_["collector-bpf"]["restarts"]:
-                break
-            assert time.monotonic() < deadline_s, found
-            time.sleep(0.5)
-        assert roles_["loader"]["state"] == "done"
+
+        def found() -> dict[str, Any]:
+            said = json.loads(host.run(f"{TRIMTAB} status --json", check=False))
+            return {"ready": said["ready"], **{role["name"]: role for role in said["roles"]}}
+
+        hit = ("collector-proc", "collector-bpf")
+        wait_for(lambda: (now := found())["ready"] and all(now[name]["restarts"] for name in hit))
+        assert found()["loader"]["state"] == "done"
         assert "watchdog" in host.run("journalctl -u trimtab-collector-proc --no-pager")
+
+    def test_a_boot_restores_first_and_brings_all_of_it_up(self, booted: World) -> None:
+        host = booted.hosts["h1"]
+        first = host.pid
+        host.run("systemctl reboot", check=False)
+        wait_for(lambda: not host.running or host.pid == first, wanted=False)
+        wait_for(lambda: json.loads(host.run(f"{TRIMTAB} status --json", check=False) or "{}").get("ready"))
+        entered = [
+            int(host.run(f"systemctl show -P ActiveEnterTimestampMonotonic trimtab-{name}"))
+            for name in ("restore", "layout", "actuator")
+        ]
+        assert 0 < entered[0] < entered[1] < entered[2]
 
     def test_off_stops_all_of_it(self, booted: World) -> None:
         host = booted.hosts["h1"]
         host.run(f"{TRIMTAB} off")
-        deadline_s = time.monotonic() + 20
-        while host.run("systemctl list-units 'trimtab-*' --plain --no-legend --state=active,activating,deactivating"):
-            assert time.monotonic() < deadline_s
-            time.sleep(0.2)
-        assert not host.run("systemctl list-units 'trimtab-*' --plain --no-legend --state=failed")
+        listed = "systemctl list-units 'trimtab-*' --plain --no-legend"
+        wait_for(lambda: host.run(f"{listed} --state=active,activating,deactivating"), wanted=False)
+        assert not host.run(f"{listed} --state=failed")
