@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from bus.config import ConfigError
-from bus.roles import BUILT_IN_DECIDERS
+from bus.roles import BUILT_IN_DECIDERS, PROCESSES
 from bus.tunables import Tunable, table
 
 GROUP = "trimtab.tuners"
@@ -56,7 +56,7 @@ def tuners() -> tuple[Tuner, ...]:
     found = [_load(point) for point in entry_points(group=GROUP)]
     names = [tuner.name for tuner in found]
     for name in names:
-        if names.count(name) > 1 or name in BUILT_IN_DECIDERS:
+        if names.count(name) > 1 or name in BUILT_IN_DECIDERS or name in PROCESSES:
             raise ConfigError(f"tuner {name}: the name is taken twice")
     try:
         table(row for tuner in found for row in tuner.rows)

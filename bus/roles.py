@@ -113,31 +113,38 @@ FIXED: tuple[Role, ...] = (
 )
 
 
+PROCESSES: dict[str, int] = {"guard": 100, "tcp": 101, "network": 102}
+"""The processes that run deciders of ours, with their users' uid_offset, which is their own for good: tapes on disk
+belong to it. A process each would be the simplest; a few, each for what may well end together, is what an idle host can
+be asked for (8 MiB and its share of every event each)."""
+
+
 class BuiltIn(Struct, frozen=True):
-    """A decider of ours. uid_offset is its own for good: tapes on disk belong to it."""
+    """A decider of ours."""
 
     module: str
-    uid_offset: int
+    process: str
+    """Of PROCESSES. The guard has its own: it judges the others."""
 
 
 BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
-    "guard": BuiltIn("deciders.guard", 100),
-    "neigh_table": BuiltIn("deciders.neigh_table", 101),
-    "tcp_buffer": BuiltIn("deciders.tcp_buffer", 102),
-    "receive_path": BuiltIn("deciders.receive_path", 103),
-    "listen_queue": BuiltIn("deciders.listen_queue", 104),
-    "ip_frag": BuiltIn("deciders.ip_frag", 106),
-    "tcp_memory": BuiltIn("deciders.tcp_memory", 107),
+    "guard": BuiltIn("deciders.guard", "guard"),
+    "neigh_table": BuiltIn("deciders.neigh_table", "network"),
+    "tcp_buffer": BuiltIn("deciders.tcp_buffer", "tcp"),
+    "receive_path": BuiltIn("deciders.receive_path", "network"),
+    "listen_queue": BuiltIn("deciders.listen_queue", "tcp"),
+    "ip_frag": BuiltIn("deciders.ip_frag", "network"),
+    "tcp_memory": BuiltIn("deciders.tcp_memory", "tcp"),
 }
 GUARD = "guard"
 """The one that owns no tunable, and whose lane carries verdicts."""
 
 
-def decider_offsets(names: Iterable[str]) -> dict[str, int]:
-    """Decider -> uid_offset, for all that are installed. A third party's hangs on its name, so that it stays the same
+def third_party_offsets(names: Iterable[str]) -> dict[str, int]:
+    """Third party's decider -> uid_offset, for all that are installed. It hangs on the name, so that it stays the same
     whichever others are installed or enabled; only where two names meet the later one, by name, moves on."""
-    offsets = {name: built_in.uid_offset for name, built_in in BUILT_IN_DECIDERS.items()}
-    for name in sorted(set(names) - offsets.keys()):
+    offsets: dict[str, int] = {}
+    for name in sorted(set(names) - BUILT_IN_DECIDERS.keys()):
         slot = zlib.crc32(name.encode()) % len(THIRD_PARTIES)
         while THIRD_PARTIES[slot] in offsets.values():
             slot = (slot + 1) % len(THIRD_PARTIES)
@@ -145,17 +152,33 @@ def decider_offsets(names: Iterable[str]) -> dict[str, int]:
     return offsets
 
 
-def decider_role(name: str, installed: Iterable[str] = ()) -> Role:
-    """The row of one decider: no privilege at all. installed: every decider there is, whether enabled or not."""
-    return Role(
-        name=f"decider-{name}",
-        module="deciders.__main__",
-        argv=(name,),
-        uid_offset=decider_offsets({name, *installed})[name],
-        network=False,
-        kind="decider",
-        summary=f"decides on {name.replace('_', ' ')}",
+def decider_roles(deciders: Iterable[str], installed: Iterable[str] = ()) -> tuple[Role, ...]:
+    """The rows that run these deciders: ours by their processes, each third party's in one of its own. No privilege at
+    all. installed: every decider there is, whether enabled or not."""
+    chosen = sorted(deciders)
+    ours = {
+        process: tuple(name for name in chosen if name in BUILT_IN_DECIDERS and _process(name) == process)
+        for process in PROCESSES
+    }
+    offsets = PROCESSES | third_party_offsets({*chosen, *installed})
+    others = {name: (name,) for name in chosen if name not in BUILT_IN_DECIDERS}
+    return tuple(
+        Role(
+            name=f"decider-{process}",
+            module="deciders.__main__",
+            argv=names,
+            uid_offset=offsets[process],
+            network=False,
+            kind="decider",
+            summary=f"decides on {', '.join(name.replace('_', ' ') for name in names)}",
+        )
+        for process, names in (ours | others).items()
+        if names
     )
+
+
+def _process(name: str) -> str:
+    return BUILT_IN_DECIDERS[name].process
 
 
 def is_decider(uid: int) -> bool:
@@ -166,9 +189,7 @@ def is_decider(uid: int) -> bool:
 def roles(deciders: Iterable[str], installed: Iterable[str] = ()) -> tuple[Role, ...]:
     """Every row for these deciders, in the order in which they start (they stop in the reverse). installed: every
     decider there is, whether enabled or not."""
-    chosen = sorted(deciders)
-    known = {*chosen, *installed}
-    return FIXED + tuple(decider_role(name, known) for name in chosen)
+    return FIXED + decider_roles(deciders, installed)
 
 
 def publishers() -> tuple[str, ...]:
@@ -191,9 +212,14 @@ def control_path(run_dir: Path) -> Path:
     return run_dir / "control" / CONTROL
 
 
+def tapes_dir(state_dir: Path) -> Path:
+    """Where all tapes are."""
+    return state_dir / "tapes"
+
+
 def tape_dir(state_dir: Path, decider: str) -> Path:
-    """Where one decider writes its tapes: the only place where it may write."""
-    return state_dir / "tapes" / decider
+    """Where one decider's tapes are: the only place where it may write."""
+    return tapes_dir(state_dir) / decider
 
 
 def probes_path(run_dir: Path) -> Path:

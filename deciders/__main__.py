@@ -1,4 +1,4 @@
-"""One decider: `python -I -m deciders NAME --run-dir DIR --state-dir DIR --config FILE`. Needs no privilege, and shuts
+"""Deciders: `python -I -m deciders NAME... --run-dir DIR --state-dir DIR --config FILE`. Needs no privilege, and shuts
 itself in (bus.sandbox) before it imports what may be a third party's.
 
 The only impure module here: it fetches the events, folds them through the engine, sends the wishes, tells the service
@@ -13,6 +13,7 @@ import importlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -27,37 +28,37 @@ from bus.revision import revision
 from bus.sandbox import Sandbox
 from bus.schema import TOPICS, VERSION, AnyEvent, Beat, Probe
 from bus.stop import stop_signals
-from bus.tape import Memory
-from deciders.engine import Decider, DeciderModule, decide
+from bus.tape import Head, Memory
+from deciders.engine import Asked, Decider, DeciderModule, decide_apart
 
 SECOND_S = 1.0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one decider until SIGTERM. Returns the exit code: 0 stopped in order, 1 cannot run, 64 usage."""
+    """Run these deciders until SIGTERM. Returns the exit code: 0 stopped in order, 1 cannot run, 64 usage."""
     try:
         options = _arguments(sys.argv[1:] if argv is None else argv)
     except UsageError as error:
         print(f"deciders: {error}", file=sys.stderr)
         return EX_USAGE
     try:
-        shut_in = sandbox.enter([options.tape] if options.tape else [])
+        shut_in = sandbox.enter([options.tapes / name for name in options.names] if options.tapes else [])
         settings = config.load(options.config)
-        decider = load(options.name, settings)
-        with stop_signals() as stop, contextlib.closing(Live(options.run_dir, decider, stop, shut_in)) as live:
-            if options.tape and settings.tape.on:
-                live.record(options.tape, settings)
+        deciders = [load(name, settings) for name in options.names]
+        with stop_signals() as stop, contextlib.closing(Live(options.run_dir, deciders, stop, shut_in)) as live:
+            if options.tapes and settings.tape.on:
+                live.record(options.tapes, settings)
             live.run()
     except (OSError, ConfigError) as error:
-        print(f"decider-{options.name}: {error}", file=sys.stderr)
+        print(f"deciders: {error}", file=sys.stderr)
         return 1
     return 0
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = RoleParser("deciders", "Decides on one thing, from events, and asks the actuator for it.")
-    parser.add_argument("name", help="the decider, e.g. tcp_buffer")
-    parser.add_argument("--tape", type=Path, default=None, help="the directory to record in; default: no recording")
+    parser = RoleParser("deciders", "Decides from events, and asks the actuator for what is decided.")
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a decider, e.g. tcp_buffer")
+    parser.add_argument("--tapes", type=Path, default=None, help="record below this directory, in NAME; default: no")
     return parser.parse_args(argv)
 
 
@@ -109,19 +110,35 @@ def shape(name: str, module: Any) -> str:
     return f"has a {uncallable[0]} that cannot be called" if uncallable else ""
 
 
-class Live:
-    """A decider on the lanes."""
+class Seat:
+    """One decider of this process, with its way to the actuator and its tape."""
 
-    def __init__(self, run_dir: Path, decider: Decider, stop: int, shut_in: Sandbox) -> None:
-        self._decider = decider
+    def __init__(self, run_dir: Path, decider: Decider) -> None:
+        self.decider = decider
+        self.sender = link.WishSender(roles.wish_path(run_dir, decider.name))
+        self.recorder: Recorder | None = None
+        self.wishes = 0
+
+    def ask(self, wishes: Sequence[Asked], folded: int) -> None:
+        """Send what is wished for after so many events, and record it."""
+        for wish in wishes:
+            sent = self.sender.sent
+            self.sender.send(wish)
+            self.wishes += self.sender.sent - sent
+            if self.recorder:
+                self.recorder.asked(folded, wish)
+
+
+class Live:
+    """Deciders on the lanes: each event goes to all of them, and each has a lane of its own to the actuator."""
+
+    def __init__(self, run_dir: Path, deciders: Sequence[Decider], stop: int, shut_in: Sandbox) -> None:
+        self._seats = {decider.name: Seat(run_dir, decider) for decider in deciders}
         self._shut_in = shut_in
         self._stop = stop
         self._subscribers = link.subscribers(run_dir, roles.publishers(), roles.events_path)
-        self._sender = link.WishSender(roles.wish_path(run_dir, decider.name))
-        self._beats = 0
         self._consumed = 0
         self._folded = 0
-        self._recorder: Recorder | None = None
         self._probes: dict[str, Probe] = {}
         self._poller = link.Poller()
         self._poller.add(link.Descriptor(stop))
@@ -129,48 +146,59 @@ class Live:
             self._poller.add(subscriber)
 
     def record(self, folder: Path, settings: config.Config) -> None:
-        """Keep a tape in this folder. Raises ConfigError, or OSError where the sources of the decider are not to be
-        read."""
-        module = place(self._decider.name)
+        """Keep a tape for each decider, below this folder. Raises ConfigError, or OSError where the sources of one are
+        not to be read."""
         rows = config.narrowed(tunables.table(row for tuner in plugins.tuners() for row in tuner.rows), settings)
-        session = Session(self._decider.name, module, revision(module), settings, rows.values())
-        mib = 1 << 20
-        self._recorder = Recorder(
-            folder,
-            settings.tape.max_mib * mib,
-            settings.tape.segment_mib * mib,
-            lambda number: session.head(number, self._memory(), self._probes.values()),
-        )
+        for name, seat in self._seats.items():
+            module = place(name)
+            session = Session(name, module, revision(module), settings, rows.values())
+            seat.recorder = Recorder(
+                folder / name,
+                settings.tape.max_mib << 20,
+                settings.tape.segment_mib << 20,
+                partial(self._head, session, seat.decider),
+            )
         for subscriber in self._subscribers:
-            subscriber.tap = self._recorder.batch
+            subscriber.tap = self._batch
 
     def run(self) -> None:
         """Decide until told to stop."""
         self._tell("READY=1")
-        for event, wishes in decide(self._events(), [self._decider]):
+        for event, asked in decide_apart(self._events(), [seat.decider for seat in self._seats.values()]):
             self._folded += 1
             if type(event) is Probe:
                 self._probes[event.name] = event
-            for wish in wishes:
-                self._sender.send(wish)
-                if self._recorder:
-                    self._recorder.asked(self._folded, wish)
-        if self._recorder:
-            self._recorder.close(time.monotonic_ns(), self._folded)
+            for decider, wishes in asked:
+                self._seats[decider.name].ask(wishes, self._folded)
+        for recorder in self._recorders():
+            recorder.close(time.monotonic_ns(), self._folded)
         self._tell("STOPPING=1")
 
     def close(self) -> None:
         """Let go of the sockets."""
         for subscriber in self._subscribers:
             subscriber.close()
-        self._sender.close()
+        for seat in self._seats.values():
+            seat.sender.close()
+
+    def _recorders(self) -> list[Recorder]:
+        return [seat.recorder for seat in self._seats.values() if seat.recorder]
+
+    def _batch(self, raw: bytes) -> None:
+        for recorder in self._recorders():
+            recorder.batch(raw)
+
+    def _head(self, session: Session, decider: Decider, number: int) -> Head:
+        heard = {each.publisher: (each.numbering.epoch_ns, each.numbering.next) for each in self._subscribers}
+        memory = Memory(self._folded, heard, *decider.remember())
+        return session.head(number, memory, self._probes.values())
 
     def _events(self) -> Iterator[AnyEvent]:
         told_s = time.monotonic()
         while True:
             # Whoever asks for the next event has folded the last one: here, all that came is done.
-            if self._recorder:
-                self._recorder.turn(time.monotonic_ns(), self._folded)
+            for recorder in self._recorders():
+                recorder.turn(time.monotonic_ns(), self._folded)
             ready = self._poller.wait(max(0.0, told_s + SECOND_S - time.monotonic()))
             for source in ready:
                 if isinstance(source, link.Subscriber):
@@ -183,35 +211,32 @@ class Live:
                 self._tell()
 
     def _beat(self) -> None:
-        """Keep the leases of what this decider has on trial, but only while it gets on: all that came since the last
-        beat has been consumed, and something has. Deaf, it must not keep anything alive."""
+        """Keep the leases of what these deciders have on trial, but only while they get on: all that came since the
+        last beat has been consumed, and something has. Deaf, they must not keep anything alive."""
         received = self._received()
         if received > self._consumed:
-            sent = self._sender.sent
-            self._sender.send(Beat(VERSION, time.monotonic_ns()))
-            self._beats += self._sender.sent - sent
+            for seat in self._seats.values():
+                seat.sender.send(Beat(VERSION, time.monotonic_ns()))
         self._consumed = received
-
-    def _memory(self) -> Memory:
-        heard = {each.publisher: (each.numbering.epoch_ns, each.numbering.next) for each in self._subscribers}
-        state, sent = self._decider.remember()
-        return Memory(self._folded, heard, state, sent)
 
     def _received(self) -> int:
         return sum(subscriber.received for subscriber in self._subscribers)
 
     def _tell(self, *lines: str) -> None:
+        seats, recorders = self._seats.values(), self._recorders()
+        names = ", ".join(self._seats)
+        advice = [line for seat in seats for line in seat.decider.advice()]
         status = {
             "received": self._received(),
             "malformed": sum(subscriber.malformed for subscriber in self._subscribers),
             "gaps": {subscriber.publisher: subscriber.lost for subscriber in self._subscribers},
-            "wishes": self._sender.sent - self._beats,
-            "dropped": self._sender.dropped,
+            "wishes": sum(seat.wishes for seat in seats),
+            "dropped": sum(seat.sender.dropped for seat in seats),
             "sandbox": self._shut_in.holds,
-            "missing": [f"{part} (decider {self._decider.name})" for part in self._shut_in.missing],
-            "tape": self._recorder.trouble if self._recorder else "off",
-            "tape_bytes": self._recorder.written if self._recorder else 0,
-            **({"advice": advice} if (advice := self._decider.advice()) else {}),
+            "missing": [f"{part} (decider {names})" for part in self._shut_in.missing],
+            "tape": next((one.trouble for one in recorders if one.trouble), "") if recorders else "off",
+            "tape_bytes": sum(recorder.written for recorder in recorders),
+            **({"advice": advice} if advice else {}),
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
 

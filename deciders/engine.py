@@ -122,22 +122,26 @@ def _key(wish: Asked) -> Key:
 
 def decide(events: Iterable[AnyEvent], deciders: Sequence[Decider]) -> Iterator[tuple[AnyEvent, Sequence[Asked]]]:
     """Every event in its order, with the wishes that it brought about, in the order of the deciders."""
-    routes: dict[type[Any], list[Decider]] = {Netns: []}
+    for event, asked in decide_apart(events, deciders):
+        yield event, [wish for _, wishes in asked for wish in wishes] if asked else NO_WISHES
+
+
+def decide_apart(
+    events: Iterable[AnyEvent], deciders: Sequence[Decider]
+) -> Iterator[tuple[AnyEvent, Sequence[tuple[Decider, Sequence[Asked]]]]]:
+    """As decide(), with who wishes for what."""
+    routes: dict[type[Any], list[Decider]] = {}
     for decider in deciders:
         for topic in decider.topics:
             routes.setdefault(topic, []).append(decider)
     for event in events:
-        route = routes.get(type(event))
-        if route is None:
-            yield event, NO_WISHES
-            continue
-        wishes: Sequence[Asked] = NO_WISHES
-        for decider in route:
+        asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
+        for decider in routes.get(type(event), ()):
             # Not in a method: this is the one line that each event of a replay runs through.
             decider.state, more = decider.fold(decider.state, event)
-            if more:
-                wishes = [*wishes, *decider.fresh(more, event.t_ns)]
+            if more and (fresh := decider.fresh(more, event.t_ns)):
+                asked = [*asked, (decider, fresh)]
         if type(event) is Netns and not event.alive:
             for decider in deciders:
                 decider.forget(event.netns)
-        yield event, wishes
+        yield event, asked

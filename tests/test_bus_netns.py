@@ -15,7 +15,7 @@ from netns_world import PREFIX, cookie, ip, named_namespaces
 
 from bus import netns
 from bus.netns import Handle, Namespace, NamespaceGoneError
-from bus.roles import decider_role
+from bus.roles import PROCESSES, UID_BASE
 from bus.schema import Netns
 from collectors.namespaces import Census
 
@@ -64,7 +64,7 @@ def test_each_namespace_has_a_cookie_of_its_own_that_does_not_change(named: Call
 
 
 def test_the_empty_namespace_of_deciders_is_none_to_be_found_and_any_other_users_is() -> None:
-    decider, other = shut_in(decider_role("guard").uid), shut_in(decider_role("guard").uid + 70_000)
+    decider, other = shut_in(UID_BASE + PROCESSES["guard"]), shut_in(UID_BASE + PROCESSES["guard"] + 70_000)
     try:
         theirs, others = (inode(f"/proc/{child.pid}/ns/net") for child in (decider, other))
         assert (theirs in by_inode(), others in by_inode()) == (False, True)

@@ -56,21 +56,31 @@ def test_no_two_share_a_name_or_a_user() -> None:
 
 
 def test_a_decider_has_no_privilege_and_no_publisher() -> None:
-    role = roles.decider_role("tcp_buffer")
-    assert (role.name, role.argv, role.capabilities, role.publishes) == (
-        "decider-tcp_buffer",
-        ("tcp_buffer",),
-        (),
-        False,
-    )
+    (role,) = roles.decider_roles(["tcp_buffer"])
+    assert (role.name, role.argv, role.capabilities, role.publishes) == ("decider-tcp", ("tcp_buffer",), (), False)
     assert role.uid
+
+
+def test_deciders_of_ours_share_a_few_processes_and_the_guard_has_its_own() -> None:
+    found = {role.name: role.argv for role in roles.decider_roles([*BUILT_IN_DECIDERS, "others"])}
+    assert found.keys() == {"decider-guard", "decider-tcp", "decider-network", "decider-others"}
+    assert (found["decider-guard"], found["decider-others"]) == (("guard",), ("others",))
+    assert sorted(name for names in found.values() for name in names) == sorted([*BUILT_IN_DECIDERS, "others"])
+
+
+def test_a_process_none_of_whose_deciders_is_enabled_is_not_started() -> None:
+    assert [role.name for role in roles.decider_roles(["neigh_table"])] == ["decider-network"]
+
+
+def test_every_built_in_decider_names_a_process() -> None:
+    assert {built_in.process for built_in in BUILT_IN_DECIDERS.values()} == roles.PROCESSES.keys()
 
 
 OTHERS = [f"tuner_{number}" for number in range(300)]
 
 
 def users(deciders: Iterable[str], installed: Iterable[str] = ()) -> dict[str, int]:
-    return {role.argv[0]: role.uid for role in roles.roles(deciders, installed) if role.kind == "decider"}
+    return {name: role.uid for role in roles.decider_roles(deciders, installed) for name in role.argv}
 
 
 def test_a_decider_keeps_its_user_whichever_others_are_enabled() -> None:
@@ -78,15 +88,17 @@ def test_a_decider_keeps_its_user_whichever_others_are_enabled() -> None:
     every = users(installed, installed)
     for name in installed:
         assert users([name], installed) == {name: every[name]}
-    assert len(set(every.values())) == len(every)
+    others = [every[name] for name in OTHERS]
+    assert len(set(others)) == len(others)
+    assert not set(others) & {every[name] for name in BUILT_IN_DECIDERS}
 
 
 def test_the_users_of_our_own_deciders_are_these_for_good() -> None:
-    # Tapes on the disks of hosts belong to them: a new decider takes a number of its own.
+    # Tapes on the disks of hosts belong to them.
     assert users(["guard", "neigh_table", "tcp_buffer"]) == {
         "guard": 2_046_820_452,
-        "neigh_table": 2_046_820_453,
-        "tcp_buffer": 2_046_820_454,
+        "tcp_buffer": 2_046_820_453,
+        "neigh_table": 2_046_820_454,
     }
 
 
@@ -97,10 +109,10 @@ def test_a_third_partys_decider_keeps_its_user_when_others_are_installed() -> No
 
 def test_where_two_names_meet_the_later_one_moves_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(roles, "THIRD_PARTIES", range(1000, 1003))
-    found = roles.decider_offsets(["c", "a", "b"])
+    found = roles.third_party_offsets(["c", "a", "b"])
     assert sorted(found[name] for name in "abc") == [1000, 1001, 1002]
-    assert found == roles.decider_offsets(["b", "c", "a"])
-    assert found["a"] == roles.decider_offsets(["a"])["a"]
+    assert found == roles.third_party_offsets(["b", "c", "a"])
+    assert found["a"] == roles.third_party_offsets(["a"])["a"]
 
 
 def test_deciders_and_nobody_else_are_known_by_their_user() -> None:
@@ -116,7 +128,8 @@ def test_deciders_alone_have_no_network(role: Role) -> None:
 
 def test_the_dead_man_starts_first_then_the_writer_and_deciders_last() -> None:
     assert [role.name for role in ALL[:2]] == ["deadman", "actuator"]
-    assert [role.kind for role in ALL[-len(BUILT_IN_DECIDERS) :]] == ["decider"] * len(BUILT_IN_DECIDERS)
+    kinds = [role.kind for role in ALL]
+    assert kinds == [*(kind for kind in kinds if kind != "decider"), *["decider"] * len(roles.PROCESSES)]
 
 
 def test_everyone_who_publishes_is_listened_to() -> None:

@@ -36,7 +36,7 @@ class Running:
 
     def _run(self, run_dir: Path) -> None:
         policy = {"guard": {"soak_s": 1, "window_s": 1, "worse_windows": 1}}
-        live = Live(run_dir, load("guard", Config(policy=policy)), self._stop, Sandbox([], []))
+        live = Live(run_dir, [load("guard", Config(policy=policy))], self._stop, Sandbox([], []))
         live.run()
         live.close()
 

@@ -202,23 +202,26 @@ def test_a_third_partys_module_is_imported_after_the_decider_has_shut_itself_in(
     except landlock.LandlockError as error:
         pytest.skip(f"kernel: landlock: {error.strerror}")
     # As root: what is refused is refused by the sandbox, not for want of a right.
-    for name in ("tape", "other"):
-        (tmp_path / name).mkdir()
+    for name in ("tape/hostile", "other"):
+        (tmp_path / name).mkdir(parents=True)
     (tmp_path / "hostile.py").write_text(HOSTILE)
     (tmp_path / "config.json").write_text("{}")
     code = (
         "import sys; from bus import roles; from deciders.__main__ import main\n"
-        "roles.BUILT_IN_DECIDERS['hostile'] = roles.BuiltIn('hostile', 900)\n"
+        "roles.BUILT_IN_DECIDERS['hostile'] = roles.BuiltIn('hostile', 'tcp')\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    options = ["--run-dir", str(tmp_path), "--config", str(tmp_path / "config.json"), "--tape", str(tmp_path / "tape")]
+    options = ["--run-dir", str(tmp_path), "--config", str(tmp_path / "config.json"), "--tapes", str(tmp_path / "tape")]
+    places = {
+        "PYTHONPATH": f"{tmp_path}:{REPOSITORY}",
+        "TAPE": f"{tmp_path}/tape/hostile",
+        "OTHER": f"{tmp_path}/other",
+    }
     run = subprocess.run(
-        [sys.executable, "-c", code, "hostile", *options],
-        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{REPOSITORY}", "TAPE": options[-1], "OTHER": f"{tmp_path}/other"},
-        capture_output=True, text=True,
-    )  # fmt: skip
+        [sys.executable, "-c", code, "hostile", *options], env=os.environ | places, capture_output=True, text=True
+    )
     assert run.returncode == 1
-    complaint = "decider-hostile: decider hostile: hostile cannot be imported: "
+    complaint = "deciders: decider hostile: hostile cannot be imported: "
     assert run.stderr == f"{complaint}EPERM EPERM EPERM EACCES EACCES EACCES done\n"
 
 
@@ -246,7 +249,7 @@ def test_a_bad_configuration_is_one_line_that_names_it(
     assert main(["neigh_table", "--run-dir", str(tmp_path), "--config", str(file)]) == 1
     error = capsys.readouterr().err
     assert complaint in error
-    assert error.startswith("decider-neigh_table: ")
+    assert error.startswith("deciders: ")
     assert error.count("\n") == 1
 
 
@@ -271,7 +274,7 @@ def test_a_run_directory_too_deep_for_a_socket_is_one_line(tmp_path: Path, capsy
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("argv", [[], ["neigh_table", "--no-such-option"], ["a", "b"]])
+@pytest.mark.parametrize("argv", [[], ["neigh_table", "--no-such-option"]])
 def test_odd_arguments_are_one_line_and_64(argv: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(argv) == 64
     assert capsys.readouterr().err.count("\n") == 1
@@ -331,13 +334,13 @@ def test_a_module_that_lacks_something_is_told_what(gone: str) -> None:
 
 
 def test_a_tuner_whose_module_cannot_be_imported_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "ghost", roles.BuiltIn("deciders.ghost", 900))
+    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "ghost", roles.BuiltIn("deciders.ghost", "tcp"))
     with pytest.raises(ConfigError, match=r"decider ghost: deciders\.ghost cannot be imported"):
         load("ghost", Config())
 
 
 def test_a_tuner_whose_module_is_none_is_a_configuration_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "json", roles.BuiltIn("json", 900))
+    monkeypatch.setitem(roles.BUILT_IN_DECIDERS, "json", roles.BuiltIn("json", "tcp"))
     with pytest.raises(ConfigError, match=r"decider json: json lacks NAME, TOPICS, Policy, start, step"):
         load("json", Config())
 

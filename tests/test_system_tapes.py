@@ -68,7 +68,7 @@ def live(trimtab: Trimtab, lab: Lab, seconds: float) -> None:
     c, d = slow_pair(lab)
     start(trimtab, a, b, c, d)
     transfer(lab, a, b, seconds)
-    os.kill(trimtab.pids()["decider-tcp_buffer"], signal.SIGKILL)
+    os.kill(trimtab.pids()["decider-tcp"], signal.SIGKILL)
     os.kill(trimtab.pids()["collector-bpf"], signal.SIGKILL)
     passing = lab.netns()
     trimtab.until(lambda: trimtab.status()["ready"], "all roles are back")

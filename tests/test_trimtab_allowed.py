@@ -14,13 +14,13 @@ from typing import Any
 
 import pytest
 
-from bus.roles import FIXED, GROUP, Role, decider_role
+from bus.roles import FIXED, GROUP, Role, decider_roles
 from bus.sandbox import PARTS
 from trimtab import allowed, announce, rundir, status
 from trimtab.privilege import mask
 
 ROOT = Path(__file__).resolve().parent.parent
-DECIDER = decider_role("guard")
+(DECIDER,) = decider_roles(["guard"])
 ACTUATOR = next(role for role in FIXED if role.kind == "actuator")
 BECOME = """
 import json, signal, sys

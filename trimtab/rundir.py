@@ -50,10 +50,9 @@ def prepare(run_dir: Path) -> None:
 def lay_out(run_dir: Path, roles: Iterable[Role]) -> None:
     """Make or take back every directory in run_dir, emptied. Only for the holder of run_dir's lock."""
     roles = tuple(roles)
-    sockets = [
-        wish_path(run_dir, role.argv[0]) if role.kind == "decider" else events_path(run_dir, role.name)
-        for role in roles
-    ]
+    deciders = [(role, name) for role in roles if role.kind == "decider" for name in role.argv]
+    sockets = [wish_path(run_dir, name) for _, name in deciders]
+    sockets += [events_path(run_dir, role.name) for role in roles]
     if any(len(os.fsencode(path)) > PATH_MAX for path in sockets):
         raise RunDirError(f"{run_dir}: too long for the sockets below it ({PATH_MAX} bytes); choose another --run-dir")
     _directory(run_dir / "wish", 0, 0, 0o711)
@@ -63,10 +62,10 @@ def lay_out(run_dir: Path, roles: Iterable[Role]) -> None:
         if role.publishes:
             _directory(run_dir / role.name, role.uid, GROUP, 0o2750)
             _empty(run_dir / role.name)
-        if role.kind == "decider":
-            folder = run_dir / "wish" / role.argv[0]
-            _directory(folder, 0, role.uid, 0o710)
-            _empty(folder)
+    for role, name in deciders:
+        folder = wish_path(run_dir, name).parent
+        _directory(folder, 0, role.uid, 0o710)
+        _empty(folder)
 
 
 def state(state_dir: Path, roles: Iterable[Role]) -> None:
@@ -79,8 +78,8 @@ def state(state_dir: Path, roles: Iterable[Role]) -> None:
     try:
         state_dir.chmod(0o711)
         for role in roles:
-            if role.kind == "decider":
-                folder = tape_dir(state_dir, role.argv[0])
+            for name in role.argv if role.kind == "decider" else ():
+                folder = tape_dir(state_dir, name)
                 _directory(folder.parent, 0, 0, 0o711)
                 _directory(folder, role.uid, role.uid, 0o700)
     except OSError as error:

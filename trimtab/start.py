@@ -81,7 +81,7 @@ def arguments(role: Role, run_dir: Path, state_dir: Path) -> tuple[str, ...]:
     config_file = run_dir / rundir.CONFIG
     common = ("--run-dir", str(run_dir), "--state-dir", str(state_dir), "--config", str(config_file))
     if role.kind == "decider":
-        return (*common, "--tape", str(roles.tape_dir(state_dir, role.argv[0])))
+        return (*common, "--tapes", str(roles.tapes_dir(state_dir)))
     return common
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from bus.roles import GROUP, Role, events_path, roles, tape_dir
+from bus.roles import GROUP, Role, events_path, roles, tape_dir, tapes_dir
 from trimtab import exits, show, start
 from trimtab.child import PYTHON, WATCHDOG_S
 from trimtab.hardening import HARDENING, SYSTEM_CALLS, families, namespaces, system_calls, writes_kernel
@@ -207,7 +207,7 @@ def _process(role: Role, place: Place) -> list[str]:
     module = role.module.removesuffix(".__main__")
     words = [*role.argv, *place.dirs(), "--config", str(place.run_dir / "config.json")]
     if role.kind == "decider":
-        words += ["--tape", str(tape_dir(place.state_dir, role.argv[0]))]
+        words += ["--tapes", str(tapes_dir(place.state_dir))]
     return [
         "Type=notify",
         "NotifyAccess=main",
@@ -236,7 +236,7 @@ def _paths(role: Role, place: Place) -> list[str]:
         writable += [place.state_dir]
     lines = [f"ReadWritePaths={path}" for path in writable]
     if role.kind == "decider":
-        tapes = place.below(tape_dir(place.state_dir, role.argv[0]), STATE)
+        tapes = " ".join(place.below(tape_dir(place.state_dir, name), STATE) for name in role.argv)
         lines += [f"StateDirectory={tapes}", "StateDirectoryMode=0700"]
     return lines
 
