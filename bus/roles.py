@@ -135,6 +135,7 @@ BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
     "listen_queue": BuiltIn("deciders.listen_queue", "tcp"),
     "ip_frag": BuiltIn("deciders.ip_frag", "network"),
     "tcp_memory": BuiltIn("deciders.tcp_memory", "tcp"),
+    "ports": BuiltIn("deciders.ports", "network"),
 }
 GUARD = "guard"
 """The one that owns no tunable, and whose lane carries verdicts."""

@@ -221,6 +221,30 @@ def _queue(name: str, high: int, unit_bytes: int, summary: str) -> Tunable:
     )
 
 
+def _port_range(index: int) -> Tunable:
+    name = "net.ipv4.ip_local_port_range"
+    return Tunable(
+        name=f"{name}[{index}]",
+        # Below 1024 are the ports that need a privilege (ip_unprivileged_port_start).
+        low=1024,
+        high=65535,
+        step=1.0,
+        # A hundred more ports may be what lacks, however high they are.
+        dead_band=0.0,
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="port",
+        scope="netns",
+        # A port that is given out is not there for a service that starts later.
+        risk="careful",
+        decider="ports",
+        at_most=() if index else (f"{name}[1]",),
+        at_least=(f"{name}[0]",) if index else (),
+        guards=("psi_memory",),
+        summary=f"{'last' if index else 'first'} of the ports that connections from here are given",
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
@@ -295,6 +319,39 @@ TUNABLES: tuple[Tunable, ...] = (
         high=20000,
         unit="us",
         summary="time that one run of the receive softirq may take",
+    ),
+    _port_range(0),
+    _port_range(1),
+    Tunable(
+        name="net.ipv4.tcp_tw_reuse",
+        low=0,
+        high=2,
+        step=1.0,
+        cooldown_s=0.0,
+        per_hour=12,
+        unit="mode",
+        scope="netns",
+        # It takes timestamps at both ends, and a clock that no host behind an address translator sets back.
+        risk="careful",
+        decider="ports",
+        guards=("psi_memory",),
+        summary="whether a port in TIME_WAIT may serve a new connection: 0 no, 1 yes, 2 on the loopback device",
+    ),
+    Tunable(
+        name="net.ipv4.tcp_max_tw_buckets",
+        low=64,
+        high=1 << 22,
+        # One costs under 512 bytes (struct tcp_timewait_sock and its bind buckets); at most 1/64 of memory.
+        ram_share=64,
+        unit_bytes=512,
+        step=1.0,
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="sockets",
+        scope="netns",
+        decider="ports",
+        guards=("psi_memory",),
+        summary="connections in TIME_WAIT; those above it end without",
     ),
 )
 

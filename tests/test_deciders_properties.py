@@ -57,7 +57,7 @@ from trimtab.worlds import (
 )
 from trimtab.worlds_frag import FRAG4, Fragments
 from trimtab.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
-from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
+from trimtab.worlds_room import ORPHANS, PORT_HIGH, PORT_LOW, TCP_MEM, TW_BUCKETS, TW_REUSE, LocalPorts, TcpMemory
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
@@ -198,6 +198,23 @@ def fragments(draw: st.DrawFn) -> Made:
     return Made(("ip_frag",), [world], (FRAG4,))
 
 
+@st.composite
+def local_ports(draw: st.DrawFn) -> Made:
+    """Connections to one place, more or fewer than there are ports, and those in TIME_WAIT."""
+    low = draw(st.integers(1024, 60_000))
+    ports = LocalPorts(
+        draw(waves()) * draw(st.floats(10, 1e5)),
+        draw(waves()) * draw(st.floats(10, 1e6)),
+        limits=(
+            low,
+            draw(st.integers(low, 65_535)),
+            draw(st.sampled_from((0, 1, 2))),
+            draw(st.sampled_from((64, 1000, 1 << 17))),
+        ),
+    )
+    return Made(("ports",), [ports], (PORT_LOW, PORT_HIGH, TW_REUSE, TW_BUCKETS))
+
+
 @dataclass
 class Networks:
     """Networks attached to one namespace, told of each second."""
@@ -232,6 +249,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "tcp_memory": tcp_memory(),
     "ip_frag": fragments(),
     "listen_queue": listening(),
+    "ports": local_ports(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)

@@ -7,6 +7,7 @@ neigh_table  1500 neighbours in 1.5 s, with thresholds of 32, 64 and 128
 tcp_memory   made: memory and orphans that come in a burst, and a way back that begins after 30 s
 receive_path bursts of 500 packets to a slow processor, with a backlog of 64
 ip_frag      made: fragments that need 12 MiB, and later some that fail with room left
+ports        made: ports and buckets that lack, and a way back that begins after a minute
 topics-N     made: an event of each topic that there was when it was made
 """
 

@@ -125,3 +125,79 @@ class TestTcpMemory:
         )
         assert trimtab.stop() == 0
         assert TCP_MEM.read_text().split() == LOWERED.split()
+
+
+# --- local ports ---------------------------------------------------------------------------------------------------
+
+FEW = "40000 40099"
+MANY = 3000
+
+
+@contextlib.contextmanager
+def connections(path: str, count: int, address: tuple[str, int] = ("127.0.0.1", 8888)) -> Iterator[list[int]]:
+    """So many connections to one place, all open at once, tried again for up to 3 s; what is left of each, as errno."""
+    with contextlib.ExitStack() as stack:
+
+        def connect() -> list[int]:
+            listener = stack.enter_context(socket.create_server(address, backlog=4096))
+            return [reach(stack, listener) for _ in range(count)]
+
+        yield netns.inside(path, connect)
+
+
+def reach(stack: contextlib.ExitStack, listener: socket.socket) -> int:
+    deadline_s = time.monotonic() + 3
+    while True:
+        sock = socket.socket()
+        error = sock.connect_ex(listener.getsockname())
+        if not error:
+            stack.enter_context(sock)
+            stack.enter_context(listener.accept()[0])
+            return 0
+        sock.close()
+        if time.monotonic() > deadline_s:
+            return error
+        time.sleep(0.02)
+
+
+def sysctl(path: str, name: str, value: str = "") -> str:
+    def access() -> str:
+        file = SYSCTL / name
+        if value:
+            file.write_text(value)
+        return " ".join(file.read_text().split())
+
+    return netns.inside(path, access)
+
+
+class TestPorts:
+    def test_without_trimtabs_hand_the_hundred_and_first_connection_finds_no_port_for_good(
+        self, trimtab: Trimtab, namespace: str
+    ) -> None:
+        sysctl(namespace, "ipv4/ip_local_port_range", FEW)
+        trimtab.start("--mode", "advise", "--only", "ports")
+        with connections(namespace, 101) as found:
+            assert found == [0] * 100 + [99]
+            trimtab.until(lambda: trimtab.documents("history"), "advice")
+        assert sysctl(namespace, "ipv4/ip_local_port_range") == FEW
+        (change,) = {change["why"] for change in trimtab.documents("history")}
+        assert change.startswith("no local port of 40000 to 40099 for a connect()")
+        assert trimtab.stop() == 0
+
+    def test_with_it_there_are_ports_for_all_in_that_namespace_alone_and_the_range_is_put_back(
+        self, trimtab: Trimtab, namespace: str
+    ) -> None:
+        here = (SYSCTL / "ipv4/ip_local_port_range").read_text()
+        sysctl(namespace, "ipv4/ip_local_port_range", FEW)
+        # A fifth of what the range grows by first is kept for others.
+        sysctl(namespace, "ipv4/ip_local_reserved_ports", "40100-40119")
+        trimtab.start("--only", "ports")
+        with connections(namespace, MANY) as found:
+            assert not any(found)
+        low, high = map(int, sysctl(namespace, "ipv4/ip_local_port_range").split())
+        assert 10_240 <= low <= 40_000
+        assert high - low + 1 >= MANY
+        assert (SYSCTL / "ipv4/ip_local_port_range").read_text() == here
+        assert {change["decider"] for change in trimtab.documents("history")} == {"ports"}
+        assert trimtab.stop() == 0
+        assert sysctl(namespace, "ipv4/ip_local_port_range") == FEW

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from actuators.records import Spot
-from bus.schema import AnyEvent, Counters, Drops
+from bus.schema import AnyEvent, Counters, Drops, Ports, Probe
 from trimtab.waves import Wave, constant
 
 TCP_MEM = tuple(f"net.ipv4.tcp_mem[{level}]" for level in (0, 1, 2))
@@ -56,3 +56,46 @@ class TcpMemory:
             yield Counters(t_ns, self.netns, "net/netstat", counted)
             sockets = {"TCP.mem": self.held, "TCP.orphan": min(orphans, most)}
             yield Counters(t_ns, self.netns, "net/sockstat", sockets)
+
+
+PORT_LOW, PORT_HIGH = "net.ipv4.ip_local_port_range[0]", "net.ipv4.ip_local_port_range[1]"
+TW_REUSE, TW_BUCKETS = "net.ipv4.tcp_tw_reuse", "net.ipv4.tcp_max_tw_buckets"
+
+
+@dataclass
+class LocalPorts:
+    """Connections that one namespace wants to one place, each of which takes a port, and those of it in TIME_WAIT."""
+
+    wanted: Wave
+    waiting: Wave = field(default_factory=lambda: constant(0.0))
+    """Would be in TIME_WAIT, if there were buckets."""
+    limits: tuple[int, int, int, int] = (32768, 60999, 2, 65536)
+    """The range, tcp_tw_reuse and tcp_max_tw_buckets at first."""
+    netns: int = 9
+    every_s: float = 0.1
+    values: Mapping[Spot, int] = field(init=False)
+    failed: int = 0
+    full: int = 0
+    failing: bool = False
+    """Some connection finds no port now."""
+    _last_s: float = -5.0
+
+    def __post_init__(self) -> None:
+        names = (PORT_LOW, PORT_HIGH, TW_REUSE, TW_BUCKETS)
+        self.values = {Spot(name, self.netns): value for name, value in zip(names, self.limits, strict=True)}
+
+    def turn(self, seconds: float, t_ns: int, now: Mapping[Spot, int]) -> Iterator[AnyEvent]:
+        """As the probe says it (bpf/ports.c)."""
+        low, high, reuse, buckets = (now[spot] for spot in self.values)
+        if seconds // 5 != self._last_s // 5:
+            yield Probe(t_ns, "ports", "raw tracepoint", "")
+        self._last_s = seconds
+        # With tcp_tw_reuse a port in TIME_WAIT is no port that lacks.
+        lack = int(self.wanted(seconds)) - (high - low + 1) * (2 if reuse == 1 else 1)
+        waiting = int(max(0.0, self.waiting(seconds)))
+        self.failing = lack > 0
+        self.failed += max(0, lack)
+        self.full += max(0, waiting - buckets)
+        tw = min(waiting, buckets)
+        if lack > 0 or tw * 4 >= buckets * 3:
+            yield Ports(t_ns, self.netns, self.netns, low, high, self.failed, reuse, 1, tw, buckets, self.full)
