@@ -23,7 +23,10 @@ pytestmark = [
 ]
 
 BACKLOG = Path("/proc/sys/net/core/netdev_max_backlog")
+BUDGET = Path("/proc/sys/net/core/netdev_budget")
 SOFTNET = Path("/proc/net/softnet_stat")
+DROPPED, TIME_SQUEEZE = 1, 2
+"""Its columns: packets that found a processor's queue full; runs of the receive softirq that ended with work left."""
 TOO_SMALL = 64
 BURST = 500
 PORT = 9999
@@ -64,12 +67,15 @@ def listener() -> socket.socket:
 
 
 @pytest.fixture
-def too_small(the_host: None) -> Iterator[None]:
-    """The host's backlog lowered, and put back."""
-    before = BACKLOG.read_text()
-    BACKLOG.write_text(str(TOO_SMALL))
+def too_small(the_host: None, request: pytest.FixtureRequest) -> Iterator[None]:
+    """One of the host's limits lowered, and put back."""
+    before = request.param.read_text()
+    request.param.write_text(str(TOO_SMALL))
     yield
-    BACKLOG.write_text(before)
+    request.param.write_text(before)
+
+
+lowered = pytest.mark.parametrize("too_small", [BACKLOG], indirect=True, ids=["backlog"])
 
 
 @pytest.fixture
@@ -92,15 +98,15 @@ def trimtab() -> Iterator[Trimtab]:
         yield made
 
 
-def dropped_in(seconds: float) -> int:
-    """How many packets found a processor's queue full, by the kernel's own count."""
-    before = dropped()
+def counted_in(seconds: float, column: int) -> int:
+    """By how much one of the kernel's own counts has grown in all processors."""
+    before = counted(column)
     time.sleep(seconds)
-    return dropped() - before
+    return counted(column) - before
 
 
-def dropped() -> int:
-    return sum(int(line.split()[1], 16) for line in SOFTNET.read_text().splitlines())
+def counted(column: int) -> int:
+    return sum(int(line.split()[column], 16) for line in SOFTNET.read_text().splitlines())
 
 
 def value() -> int:
@@ -114,15 +120,16 @@ def backlog_drops(trimtab: Trimtab) -> Callable[[], bool]:
     )
 
 
+@lowered
 def test_without_trimtabs_hand_packets_are_dropped_and_it_says_how_many_where_and_what_would_help(
     trimtab: Trimtab, receiver: NetNs
 ) -> None:
     trimtab.start("--mode", "advise", "--only", "receive_path")
-    trimtab.until(lambda: trimtab.documents("history"), "advice")
-    assert dropped_in(1.0) > BURST
+    trimtab.until(lambda: trimtab.documents("history", "net.core.netdev_max_backlog"), "advice")
+    assert counted_in(1.0, DROPPED) > BURST
     assert value() == TOO_SMALL
-    advice = trimtab.documents("history")[0]
-    assert (advice["tunable"], advice["old"], advice["new"]) == ("net.core.netdev_max_backlog", 64, 128)
+    advice = trimtab.documents("history", "net.core.netdev_max_backlog")[0]
+    assert (advice["old"], advice["new"]) == (TOO_SMALL, 128)
     assert advice["why"].endswith(f"packets found a CPU's queue of {TOO_SMALL} full")
     trimtab.until(backlog_drops(trimtab), "drops told")
     (told, *_) = [drop for drop in trimtab.documents("drops") if drop["reason"] == "CPU_BACKLOG"]
@@ -131,16 +138,30 @@ def test_without_trimtabs_hand_packets_are_dropped_and_it_says_how_many_where_an
     assert trimtab.stop() == 0
 
 
+@lowered
 def test_with_it_the_queue_grows_until_none_is_dropped_and_is_as_before_at_the_end(
     trimtab: Trimtab, receiver: NetNs
 ) -> None:
     trimtab.start("--mode", "enforce", "--only", "receive_path")
     trimtab.until(lambda: value() > TOO_SMALL, "more room")
-    trimtab.until(lambda: not dropped_in(1.0), "no packet dropped")
-    steps = trimtab.documents("history")
+    trimtab.until(lambda: not counted_in(1.0, DROPPED), "no packet dropped")
+    steps = trimtab.documents("history", "net.core.netdev_max_backlog")
     assert steps[0]["old"] == TOO_SMALL
     assert steps[-1]["new"] == value()
-    assert {step["tunable"] for step in steps} == {"net.core.netdev_max_backlog"}
     assert all(step["new"] == 2 * step["old"] for step in steps)
     assert trimtab.stop() == 0
     assert value() == TOO_SMALL
+
+
+@pytest.mark.parametrize("too_small", [BUDGET], indirect=True, ids=["budget"])
+def test_runs_of_the_softirq_that_end_with_work_left_get_longer_until_few_do(trimtab: Trimtab, receiver: NetNs) -> None:
+    (trimtab.place / "trimtab.toml").write_text("[policy.receive_path]\nsqueeze_window_s = 1\n")
+    trimtab.start("--mode", "enforce", "--only", "receive_path")
+    before = counted_in(1.0, TIME_SQUEEZE)
+    trimtab.until(lambda: int(BUDGET.read_text()) > TOO_SMALL, "longer runs")
+    trimtab.until(lambda: counted_in(1.0, TIME_SQUEEZE) < max(20, before // 10), "few squeezes")
+    first, *_ = trimtab.documents("history", "net.core.netdev_budget")
+    assert (first["old"], first["new"]) == (TOO_SMALL, 96)
+    assert "ended with work left" in first["why"]
+    assert trimtab.stop() == 0
+    assert int(BUDGET.read_text()) == TOO_SMALL
