@@ -133,9 +133,11 @@ BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
     "tcp_buffer": BuiltIn("deciders.tcp_buffer", "tcp"),
     "receive_path": BuiltIn("deciders.receive_path", "network"),
     "listen_queue": BuiltIn("deciders.listen_queue", "tcp"),
+    "udp_buffer": BuiltIn("deciders.udp_buffer", "network"),
     "ip_frag": BuiltIn("deciders.ip_frag", "network"),
     "tcp_memory": BuiltIn("deciders.tcp_memory", "tcp"),
     "ports": BuiltIn("deciders.ports", "network"),
+    "conntrack": BuiltIn("deciders.conntrack", "network"),
 }
 GUARD = "guard"
 """The one that owns no tunable, and whose lane carries verdicts."""

@@ -245,6 +245,51 @@ def _port_range(index: int) -> Tunable:
     )
 
 
+def _udp_mem(place: int) -> Tunable:
+    # Of memory, in pages: udp_init (net/ipv4/udp.c) begins with 1/8 of it for [1], 3/4 and 3/2 of that for the others.
+    what = ("above which UDP takes no more", "that UDP ignores", "that UDP never passes")
+    name = "net.ipv4.udp_mem"
+    return Tunable(
+        name=f"{name}[{place}]",
+        low=(96, 128, 192)[place],
+        high=INT_MAX,
+        ram_share=(6, 5, 4)[place],
+        unit_bytes=PAGE_BYTES,
+        step=0.5,
+        # Datagrams are dropped until it has grown.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="pages",
+        scope="host",
+        decider="udp_buffer",
+        at_most=(f"{name}[{place + 1}]",) if place < 2 else (),
+        at_least=(f"{name}[{place - 1}]",) if place else (),
+        guards=("psi_memory",),
+        summary=f"memory of all UDP sockets {what[place]}",
+    )
+
+
+def _udp_buffer(name: str, high: int, ram_share: int, unit_bytes: int, summary: str) -> Tunable:
+    """Of one socket. What lies unread is pinned, so a few of them must not take what the host needs."""
+    return Tunable(
+        name=name,
+        # The kernel's own least is 2304 (SOCK_MIN_RCVBUF in include/net/sock.h).
+        low=4096,
+        high=high,
+        ram_share=ram_share,
+        unit_bytes=unit_bytes,
+        step=1.0,
+        # A burst is over in less than a second.
+        cooldown_s=0.0,
+        per_hour=60,
+        unit="bytes",
+        scope="host",
+        decider="udp_buffer",
+        guards=("psi_memory",),
+        summary=summary,
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
@@ -286,6 +331,23 @@ TUNABLES: tuple[Tunable, ...] = (
         unit_bytes=512,
         summary="connections that may be half open, of each socket, where tcp_syncookies is 0",
     ),
+    _udp_buffer(
+        "net.core.rmem_default",
+        # Every socket but TCP's has it, and there may be hundreds: 1/512 of memory each.
+        high=64 << 20,
+        ram_share=512,
+        unit_bytes=1,
+        summary="receive buffer of a socket whose program sets none (TCP has its own)",
+    ),
+    _udp_buffer(
+        "net.core.rmem_max",
+        # Anyone may ask for it, and the kernel doubles it: 1/64 of memory in one socket.
+        high=256 << 20,
+        ram_share=64,
+        unit_bytes=2,
+        summary="largest receive buffer that a program may ask for",
+    ),
+    *(_udp_mem(place) for place in (0, 1, 2)),
     _receive(
         "netdev_max_backlog",
         # One poll of the queue takes 64 packets (dev_weight): below that it never has enough.
@@ -352,6 +414,40 @@ TUNABLES: tuple[Tunable, ...] = (
         decider="ports",
         guards=("psi_memory",),
         summary="connections in TIME_WAIT; those above it end without",
+    ),
+    Tunable(
+        name="net.netfilter.nf_conntrack_max",
+        low=1024,
+        high=1 << 24,
+        # struct nf_conn takes 256 bytes (nf_conntrack in /proc/slabinfo), its extensions up to as much again.
+        ram_share=64,
+        unit_bytes=512,
+        step=1.0,
+        cooldown_s=0.5,
+        per_hour=60,
+        unit="connections",
+        # One value for all namespaces, each of which may have so many; it can be written in the initial one alone.
+        scope="host",
+        decider="conntrack",
+        guards=("psi_memory",),
+        summary="connections that each network namespace may track",
+    ),
+    Tunable(
+        name="net.netfilter.nf_conntrack_buckets",
+        low=1024,
+        high=1 << 24,
+        ram_share=256,
+        unit_bytes=8,
+        step=1.0,
+        cooldown_s=3600.0,
+        per_hour=1,
+        unit="buckets",
+        scope="host",
+        # Nobody asks for it: the whole table is copied while no connection can be looked up.
+        risk="manual",
+        decider="conntrack",
+        guards=("psi_memory",),
+        summary="size of the hash table of tracked connections",
     ),
 )
 

@@ -33,6 +33,7 @@ from bus.schema import (
     TcpSndBuf,
     Tick,
     Trial,
+    UdpDrop,
     Value,
     Verdict,
 )
@@ -58,6 +59,7 @@ from trimtab.worlds import (
 from trimtab.worlds_frag import FRAG4, Fragments
 from trimtab.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
 from trimtab.worlds_room import ORPHANS, PORT_HIGH, PORT_LOW, TCP_MEM, TW_BUCKETS, TW_REUSE, LocalPorts, TcpMemory
+from trimtab.worlds_udp import DEFAULT, MOST, UDP_MEM, Datagrams
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
@@ -241,6 +243,20 @@ def listening(draw: st.DrawFn) -> Made:
     return Made(("listen_queue",), [server], (SOMAXCONN, SYN_BACKLOG))
 
 
+@st.composite
+def datagrams(draw: st.DrawFn) -> Made:
+    """Bursts to a socket whose program is fast or slow, sets its buffer or does not, and others that hold memory."""
+    world = Datagrams(
+        draw(waves()) * draw(st.floats(1, 20_000)),
+        asks=draw(st.sampled_from((0, 0, 100_000, 1 << 30))),
+        reads=draw(st.sampled_from((float("inf"), 500.0, 0.0))),
+        anew_s=draw(st.sampled_from((1.0, 10.0, 1e9))),
+        others=draw(waves()) * draw(st.floats(1, 200_000)),
+        first=(draw(st.sampled_from((212_992, 4096, 30_000_000))), draw(st.sampled_from((212_992, 4 << 20)))),
+    )
+    return Made(("udp_buffer",), [world], (DEFAULT, MOST, *UDP_MEM))
+
+
 WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "tcp_buffer": tcp(),
     "neigh_table": neighbours(),
@@ -249,6 +265,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "tcp_memory": tcp_memory(),
     "ip_frag": fragments(),
     "listen_queue": listening(),
+    "udp_buffer": datagrams(),
     "ports": local_ports(),
 }
 
@@ -508,6 +525,7 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             Counters(t_ns, netns, "net/snmp", dict.fromkeys(COUNTED, number)),
             Drops(t_ns, netns, 1, 3, "CPU_BACKLOG", number),
             Attached(t_ns, netns, 2, 254, 1),
+            UdpDrop(t_ns, netns, 1, number, 2, 514, 4096 + number, True, "SOCKET_RCVBUFF", number),
             ListenQueues(t_ns, netns, 1, *([number] * 8), 128, 256),
             *(Listener(t_ns, netns, 1, number + late, 80, 128, 0, number, 42, "made up") for late in range(40)),
             FragMemory(t_ns, netns, 1, 2, 1 << 20, 1 << 20, number),

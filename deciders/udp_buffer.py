@@ -1,0 +1,165 @@
+"""rmem_default, rmem_max and udp_mem: room for datagrams, from the sockets that drop them.
+
+Which socket drops says what would help: one that has the default, a larger default; one that asked for more than
+rmem_max and was cut down to it, a larger rmem_max; one whose program chose a size below that, only its program, which
+`advice` tells by port. What grows helps sockets that are made later. A socket made before counts as far as the room
+that it lacked, and no further; where those made after drop as much as before, growing ends: their programs read too
+slowly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from bus.schema import VERSION, Counters, Evidence, Netns, Outcome, UdpDrop, Value, Wish
+from deciders import udp_pages
+from deciders.climb import go_down, higher, judge, lower, may_change, told
+from deciders.limit import SECOND_NS, answered, asked, bounds, learn
+from deciders.listen_room import power_of_two
+from deciders.udp_room import GOAL_NS, Buffer, Kind, Pages, Policy, State, count, read, stands
+
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
+
+NAME = "udp_buffer"
+TOPICS = (UdpDrop, Counters, Netns, Value, Outcome)
+DEFAULT, MOST = "net.core.rmem_default", "net.core.rmem_max"
+BUFFER_FULL, MEMORY_FULL = "SOCKET_RCVBUFF", "PROTO_MEM"
+VALID_NS = SECOND_NS
+ADVICE_NS = 3600 * SECOND_NS
+
+
+def start(policy: Policy) -> State:
+    """Nothing known yet."""
+    return State(policy, Buffer(), Buffer(), Pages(), {})
+
+
+def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
+    """See deciders.engine.DeciderModule."""
+    _HANDLERS[type(event)](state, event)
+    return state, () if type(event) is Netns else _next(state, event)
+
+
+def advice(state: State) -> list[str]:
+    """What no tunable can cure: sockets whose programs set a small buffer, or have one from before."""
+    last_ns = max((kind.t_ns for kind in state.kinds.values()), default=0)
+    lately = [(key, kind) for key, kind in state.kinds.items() if last_ns - kind.t_ns < ADVICE_NS]
+    found = (_advice(state, *key, kind) for key, kind in lately)
+    return [line for line in found if line]
+
+
+def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> str:
+    who = f"netns {netns}: UDP port {kind.port} has dropped {kind.dropped} datagrams"
+    most = state.most.climb.limit.value
+    if locked and most and rcvbuf < 2 * most:
+        if rcvbuf // 2 in state.most.past:
+            return f"{who}: it was cut down to {rcvbuf // 2} bytes, rmem_max is {most} now: restart its program"
+        return f"{who} with the {rcvbuf // 2} bytes that its program set; rmem_max is {most}: raise the program's own"
+    default = state.default.climb.limit.value
+    if not locked and rcvbuf < default:
+        return f"{who}: it has {rcvbuf} bytes, rmem_default is {default} now: restart its program"
+    return ""
+
+
+def _on_drop(state: State, event: UdpDrop) -> None:
+    if event.reason == MEMORY_FULL:
+        state.pages.refused_ns, state.pages.refused = event.t_ns, event.dropped
+    elif event.reason == BUFFER_FULL:
+        kind = count(state, event)
+        if not event.locked:
+            _more(state, state.default, event.rcvbuf_bytes, kind, event)
+        elif event.rcvbuf_bytes // 2 in state.most.past:
+            _more(state, state.most, event.rcvbuf_bytes // 2, kind, event)
+
+
+def _more(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -> None:
+    """A socket that has this value of rmem_default, or of rmem_max, has dropped something."""
+    policy, climb, t_ns = state.policy, buffer.climb, event.t_ns
+    if not climb.limit.value or state.spare < policy.spare:
+        return
+    buffer.full_ns, climb.goal = t_ns, 0
+    rate = kind.burst / policy.burst_s
+    if size == climb.limit.value:
+        judge(climb, rate, t_ns, policy.helps)
+        if climb.useless >= policy.patience:
+            climb.useless, climb.rest_ns = 0, t_ns + int(policy.rest_s * SECOND_NS)
+    climb.asked_rate = rate
+    # rmem_max is half of what the kernel lets a socket hold.
+    lacked = kind.burst * policy.datagram_bytes // (2 if buffer is state.most else 1)
+    # By doubling, so that a burst that is told of ten times a second is not as many changes.
+    room = min(size * power_of_two(max(2, -(-(size + lacked) // max(1, size)))), int(policy.reach * size))
+    buffer.goal = max(room, buffer.goal if t_ns < buffer.until_ns else 0)
+    buffer.until_ns = t_ns + GOAL_NS
+    what = "all that rmem_max allows" if buffer is state.most else "the default"
+    buffer.why = f"UDP port {event.port}: {kind.burst} datagrams dropped with a buffer of {size} bytes, {what}"
+
+
+def _on_counters(state: State, event: Counters) -> None:
+    read(state, event)
+
+
+def _on_netns(state: State, event: Netns) -> None:
+    if not event.alive:
+        for key in [key for key in state.kinds if key[0] == event.netns]:
+            del state.kinds[key]
+
+
+def _on_value(state: State, event: Value) -> None:
+    _told(state, event, event.value)
+    for limit in (_buffer(state, event.tunable), udp_pages.limit(state.pages, event.tunable)):
+        if limit:
+            bounds(limit.climb.limit if isinstance(limit, Buffer) else limit, event)
+
+
+def _on_outcome(state: State, event: Outcome) -> None:
+    _told(state, event, event.value)
+    for limit in (_buffer(state, event.tunable), udp_pages.limit(state.pages, event.tunable)):
+        if limit:
+            answered(limit.climb.limit if isinstance(limit, Buffer) else limit, event)
+
+
+def _told(state: State, event: Value | Outcome, value: int) -> None:
+    buffer, pages = _buffer(state, event.tunable), udp_pages.limit(state.pages, event.tunable)
+    if buffer:
+        buffer.full_ns = buffer.full_ns or event.t_ns
+        told(buffer.climb, value, event.t_ns)
+        stands(buffer, value)
+    elif pages:
+        learn(pages, value, event.t_ns)
+
+
+def _buffer(state: State, tunable: str) -> Buffer | None:
+    return state.default if tunable == DEFAULT else state.most if tunable == MOST else None
+
+
+def _next(state: State, event: Any) -> Sequence[Wish]:
+    for tunable, buffer in ((DEFAULT, state.default), (MOST, state.most)):
+        limit = buffer.climb.limit
+        if limit.value and may_change(buffer.climb, event.t_ns):
+            want, why = _wanted(state, buffer, event.t_ns)
+            if want:
+                asked(limit, event.t_ns)
+                evidence: Evidence = {"event": f"{type(event).__name__}@{event.t_ns}", "goal": buffer.goal}
+                return (Wish(VERSION, event.t_ns, VALID_NS, tunable, 0, 0, limit.value, want, why, evidence),)
+    return udp_pages.next_wish(state, event)
+
+
+def _wanted(state: State, buffer: Buffer, t_ns: int) -> tuple[int, str]:
+    climb, limit, idle_ns = buffer.climb, buffer.climb.limit, int(state.policy.idle_s * SECOND_NS)
+    if t_ns < buffer.until_ns and (want := higher(climb, 2.0, buffer.goal, t_ns)):
+        return want, buffer.why
+    if not climb.goal and 0 <= limit.original < limit.value and t_ns - buffer.full_ns >= idle_ns:
+        why = f"no UDP socket dropped anything with {limit.value} bytes for {state.policy.idle_s:g} s"
+        why += f"; back towards {limit.original}"
+        go_down(climb, max(limit.original, (limit.value + 1) // 2), why, t_ns)
+        buffer.full_ns = t_ns - idle_ns + idle_ns // 4
+    return lower(climb), climb.why
+
+
+_HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
+    UdpDrop: _on_drop,
+    Counters: _on_counters,
+    Netns: _on_netns,
+    Value: _on_value,
+    Outcome: _on_outcome,
+}
