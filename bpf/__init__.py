@@ -177,6 +177,26 @@ PROBES: tuple[Probe, ...] = (
         without="a neighbour table is seen only when it is polled, so a burst of neighbours can be refused before",
     ),
     Probe(
+        name="neigh_move",
+        sources=("neigh_move.c",),
+        roads=(Road("raw_tracepoint", "neigh_update", "neigh_move_raw"),),
+        fields=(
+            *_NETNS,
+            Field("NEIGH_TBL", "neighbour", "tbl", 8),
+            Field("NEIGH_DEV", "neighbour", "dev", 8),
+            Field("NEIGH_HA", "neighbour", "ha", ANY),
+            Field("NEIGH_STATE", "neighbour", "nud_state", 1),
+            Field("TBL_FAMILY", "neigh_table", "family", 4),
+            Field("DEV_NET", "net_device", "nd_net.net", 8),
+            Field("DEV_IFINDEX", "net_device", "ifindex", 4, essential=False),
+        ),
+        topic="NeighMoves",
+        record=struct.Struct("=6Q"),
+        ring_bytes=64 * 1024,
+        summary="floods of neighbours that claim another address of their link layer, unasked",
+        without="a flood of gratuitous ARP is not seen, and drop_gratuitous_arp never advised",
+    ),
+    Probe(
         name="drops",
         sources=("drops.c",),
         roads=(

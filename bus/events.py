@@ -284,6 +284,19 @@ class NeighTable(Event, frozen=True):
     destroys: Count
 
 
+class NeighMoves(Event, frozen=True):
+    """Known neighbours claim another address of their link layer, unasked, ten times or more within a second: told once
+    a second while it goes on."""
+
+    netns: Count
+    netns_ino: Count
+    family: Count
+    """2: gratuitous ARP, 10: unsolicited advertisements."""
+    ifindex: Count
+    moves: Count
+    """On that device since the probe was loaded."""
+
+
 class Attached(Event, frozen=True):
     """How many neighbours the networks attached to one namespace can hold, and over how many prefixes."""
 
@@ -379,6 +392,7 @@ AnyEvent = (
     | FragMemory
     | Ports
     | NeighTable
+    | NeighMoves
     | Attached
     | Counters
     | Value

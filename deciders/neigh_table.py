@@ -14,14 +14,16 @@ from typing import Any
 
 from msgspec import Struct
 
-from bus.schema import Attached, NeighEntries, NeighTable, Netns, Outcome, Value, Wish
+from bus.schema import Attached, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
+from deciders import neigh_flood
 from deciders.limit import Limit, answered, bounds, learn
+from deciders.neigh_flood import Floods
 from deciders.neigh_room import FAMILIES, Policy, Table, measure, next_wish
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "neigh_table"
-TOPICS = (NeighEntries, NeighTable, Attached, Netns, Value, Outcome)
+TOPICS = (NeighEntries, NeighTable, NeighMoves, Attached, Netns, Value, Outcome)
 
 BLIND_NS = 60_000_000_000
 """Unobserved for longer than this, nobody knows that the table was empty in between."""
@@ -32,11 +34,12 @@ HOSTS_MAX = 1 << 32
 
 
 class State(Struct):
-    """Everything known. Bounded: two tables, and ATTACHED_MAX namespaces."""
+    """Everything known. Bounded: two tables, ATTACHED_MAX namespaces, neigh_flood.FLOODS_MAX floods."""
 
     policy: Policy
     tables: dict[int, Table]
     hosts: dict[tuple[int, int], int]
+    floods: Floods = {}
 
 
 def start(policy: Policy) -> State:
@@ -50,7 +53,18 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
     return state, _HANDLERS[type(event)](state, event)
 
 
+def advice(state: State) -> list[str]:
+    """See deciders.engine.Decider.advice."""
+    return neigh_flood.advice(state.floods)
+
+
+def _on_moves(state: State, event: NeighMoves) -> Sequence[Wish]:
+    neigh_flood.on_moves(state.floods, event)
+    return ()
+
+
 def _on_table(state: State, event: NeighEntries | NeighTable) -> Sequence[Wish]:
+    neigh_flood.forget_old(state.floods, event.t_ns)
     table = state.tables.get(event.family)
     # Late news of another publisher: what is known is newer.
     if table is None or event.t_ns < table.t_ns or not event.gc_thresh3:
@@ -84,6 +98,7 @@ def _on_attached(state: State, event: Attached) -> Sequence[Wish]:
 
 def _on_netns(state: State, event: Netns) -> Sequence[Wish]:
     if not event.alive:
+        neigh_flood.forget_netns(state.floods, event.netns)
         for family in FAMILIES:
             _detach(state, (event.netns, family))
     return ()
@@ -124,6 +139,7 @@ _PLACES = {
 _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Wish]]] = {
     NeighEntries: _on_table,
     NeighTable: _on_table,
+    NeighMoves: _on_moves,
     Attached: _on_attached,
     Netns: _on_netns,
     Value: _on_value,

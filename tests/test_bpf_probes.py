@@ -198,6 +198,7 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "tcp_rcvbuf": ("raw tracepoint, typed", ""),
         "tcp_sndbuf": ("raw tracepoint, typed", ""),
         "neigh_create": ("raw tracepoint", ""),
+        "neigh_move": ("raw tracepoint", ""),
         "drops": ("raw tracepoint", ""),
         "udp_drop": ("raw tracepoint", ""),
         "ip_frag": watch.roads["ip_frag"],
@@ -514,6 +515,46 @@ def test_a_neighbour_table_is_told_as_it_fills_and_when_it_refuses(watch: Watch,
 
 
 # --- drops -----------------------------------------------------------------------------------------------------------
+
+
+def claim(sender: socket.socket, target: str, card: bytes) -> None:
+    """Gratuitous ARP: target is at this card now."""
+    address = socket.inet_aton(target)
+    head = b"\xff" * 6 + card + struct.pack("!HHHBBH", 0x0806, 1, 0x0800, 6, 4, 2)
+    sender.send(head + card + address + card + address)
+
+
+def claims(netns: NetNs, device: str, target: str, seconds: float, pause_s: float) -> None:
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((device, 0))
+            until_s, number = time.monotonic() + seconds, 0
+            while time.monotonic() < until_s:
+                number += 1
+                claim(sender, target, bytes((2, 0, 0, 0, number >> 8 & 255, number & 255)))
+                time.sleep(pause_s)
+
+    netns.run(send)
+
+
+def test_neighbours_that_claim_another_card_all_the_time_are_told_of_once_a_second_and_a_move_is_not(
+    watch: Watch, lab: Lab
+) -> None:
+    a, b = lab.netns("a"), lab.netns("b")
+    link = lab.veth(a, b)
+    known = f"{link.b_address} lladdr 02:00:00:00:00:09 dev {link.a_device} nud reachable"
+    a.command(["ip", "neigh", "replace", *known.split()])
+    claims(b, link.b_device, link.b_address, 1.2, 0.3)
+    watch.drain(0.1)
+    assert watch.events(schema.NeighMoves, a.cookie) == []
+    claims(b, link.b_device, link.b_address, 2.3, 0.02)
+    event = watch.first(schema.NeighMoves, a.cookie)
+    assert (event.family, event.netns_ino) == (socket.AF_INET, a.inode)
+    assert event.ifindex == a.run(socket.if_nametoindex, link.a_device)
+    watch.drain(0.1)
+    assert 1 <= len(watch.events(schema.NeighMoves, a.cookie)) <= 2
+    assert event.moves >= 10
+    assert watch.events(schema.NeighMoves, b.cookie) == []
 
 
 def flood(receive_bytes: int, packets: int) -> int:

@@ -92,6 +92,7 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "tcp_rcvbuf": "raw tracepoint, typed",
         "tcp_sndbuf": "raw tracepoint, typed",
         "neigh_create": "raw tracepoint",
+        "neigh_move": "raw tracepoint",
         "drops": "raw tracepoint",
         "udp_drop": "raw tracepoint",
         "ip_frag": rows["ip_frag"]["road"],
@@ -205,6 +206,7 @@ def test_a_record_that_is_not_as_its_row_says_does_not_compile(ear: Ear, tree: P
         ("PROTO_MEM", {"udp_drop"}),
         ("ns.inum", {probe.name for probe in PROBES}),
         ("gc_thresh3", {"neigh_create"}),
+        ("nud_state", {"neigh_move"}),
     ],
 )
 def test_a_member_that_the_kernel_lacks_turns_off_just_the_probes_that_need_it(

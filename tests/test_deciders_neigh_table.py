@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.schema import AnyEvent, Attached, NeighEntries, NeighTable, Netns, Outcome, Value, Wish
+from bus.schema import AnyEvent, Attached, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
 from deciders import neigh_table
 from deciders.engine import Decider
 from deciders.neigh_room import Policy
@@ -374,3 +374,48 @@ def test_no_events_lead_to_a_wish_that_is_no_step(events: list[AnyEvent]) -> Non
             assert wish.tunable in neigh_table._PLACES
             assert wish.t_ns == event.t_ns
             assert 0 < abs(wish.want - wish.believed) <= max(1, wish.believed)
+
+
+# --- floods of gratuitous ARP ---------------------------------------------------------------------------------------
+
+
+def moved(seconds: int, family: int = 2, netns: int = 7, per_s: int = 50) -> neigh_table.State:
+    """So long a flood."""
+    state = neigh_table.start(Policy())
+    for second in range(seconds + 1):
+        event = NeighMoves(100 * SEC + second * SEC, netns, 900 + netns, family, 3, 1000 + per_s * second)
+        state, wishes = neigh_table.step(state, event)
+        assert wishes == ()
+    return state
+
+
+@pytest.mark.parametrize(
+    ("family", "cure"), [(2, "net.ipv4.conf.all.drop_gratuitous_arp"), (10, "drop_unsolicited_na")]
+)
+def test_of_neighbours_that_claim_another_address_for_long_people_are_told_and_nothing_is_written(
+    family: int, cure: str
+) -> None:
+    (line,) = neigh_table.advice(moved(8, family))
+    assert cure in line
+    assert "device 3 of netns 907" in line
+    assert "50/s" in line
+
+
+def test_a_fail_over_is_no_flood() -> None:
+    assert neigh_table.advice(moved(3)) == []
+    state = moved(3)
+    # Another one, a minute later.
+    for event in (NeighMoves(160 * SEC + n * SEC, 7, 907, 2, 3, 5000 + n) for n in range(3)):
+        neigh_table.step(state, event)
+    assert neigh_table.advice(state) == []
+
+
+def test_a_flood_that_is_long_over_or_whose_namespace_has_gone_is_not_told_of() -> None:
+    state = moved(8)
+    neigh_table.step(state, NeighTable(700 * SEC, 2, 5, 128, 512, 1024, 0, 0, 5, 0))
+    assert neigh_table.advice(state)
+    neigh_table.step(state, NeighTable(709 * SEC, 2, 5, 128, 512, 1024, 0, 0, 5, 0))
+    assert neigh_table.advice(state) == []
+    state = moved(8)
+    neigh_table.step(state, Netns(109 * SEC, 7, 907, "", False))
+    assert neigh_table.advice(state) == []

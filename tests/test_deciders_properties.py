@@ -29,6 +29,7 @@ from bus.schema import (
     FragMemory,
     Listener,
     ListenQueues,
+    NeighMoves,
     TcpRcvBuf,
     TcpSndBuf,
     Tick,
@@ -58,7 +59,18 @@ from trimtab.worlds import (
 )
 from trimtab.worlds_frag import FRAG4, Fragments
 from trimtab.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
-from trimtab.worlds_room import ORPHANS, PORT_HIGH, PORT_LOW, TCP_MEM, TW_BUCKETS, TW_REUSE, LocalPorts, TcpMemory
+from trimtab.worlds_room import (
+    CONNTRACK,
+    ORPHANS,
+    PORT_HIGH,
+    PORT_LOW,
+    TCP_MEM,
+    TW_BUCKETS,
+    TW_REUSE,
+    Conntrack,
+    LocalPorts,
+    TcpMemory,
+)
 from trimtab.worlds_udp import DEFAULT, MOST, UDP_MEM, Datagrams
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
@@ -217,6 +229,18 @@ def local_ports(draw: st.DrawFn) -> Made:
     return Made(("ports",), [ports], (PORT_LOW, PORT_HIGH, TW_REUSE, TW_BUCKETS))
 
 
+@st.composite
+def tracked(draw: st.DrawFn) -> Made:
+    """Connections that come and go, some of them a flood's."""
+    connections = Conntrack(
+        draw(waves()) * draw(st.floats(10, 3e6)),
+        limit=draw(st.sampled_from((1024, 262_144, 500, 1 << 22))),
+        flood=draw(waves()) * draw(st.sampled_from((0.0, 10.0))),
+        spare=constant(draw(st.sampled_from((0.9, 0.05)))) + draw(waves()) * 0.1,
+    )
+    return Made(("conntrack",), [connections], (CONNTRACK,))
+
+
 @dataclass
 class Networks:
     """Networks attached to one namespace, told of each second."""
@@ -267,6 +291,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "listen_queue": listening(),
     "udp_buffer": datagrams(),
     "ports": local_ports(),
+    "conntrack": tracked(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)
@@ -528,6 +553,7 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             UdpDrop(t_ns, netns, 1, number, 2, 514, 4096 + number, True, "SOCKET_RCVBUFF", number),
             ListenQueues(t_ns, netns, 1, *([number] * 8), 128, 256),
             *(Listener(t_ns, netns, 1, number + late, 80, 128, 0, number, 42, "made up") for late in range(40)),
+            NeighMoves(t_ns, netns, 1, 2, 3, number),
             FragMemory(t_ns, netns, 1, 2, 1 << 20, 1 << 20, number),
             Value(t_ns, RMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             Value(t_ns, WMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
