@@ -27,6 +27,8 @@ DEFAULT, MOST = "net.core.rmem_default", "net.core.rmem_max"
 BUFFER_FULL, MEMORY_FULL = "SOCKET_RCVBUFF", "PROTO_MEM"
 VALID_NS = SECOND_NS
 ADVICE_NS = 3600 * SECOND_NS
+RESTART_NS = 60 * SECOND_NS
+"""A socket from before a change is spoken of for so long after it dropped something: by then it may have gone."""
 
 
 def start(policy: Policy) -> State:
@@ -36,14 +38,14 @@ def start(policy: Policy) -> State:
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
     """See deciders.engine.DeciderModule."""
+    state.t_ns = max(state.t_ns, event.t_ns)
     _HANDLERS[type(event)](state, event)
     return state, () if type(event) is Netns else _next(state, event)
 
 
 def advice(state: State) -> list[str]:
     """What no tunable can cure: sockets whose programs set a small buffer, or have one from before."""
-    last_ns = max((kind.t_ns for kind in state.kinds.values()), default=0)
-    lately = [(key, kind) for key, kind in state.kinds.items() if last_ns - kind.t_ns < ADVICE_NS]
+    lately = [(key, kind) for key, kind in state.kinds.items() if state.t_ns - kind.t_ns < ADVICE_NS]
     found = (_advice(state, *key, kind) for key, kind in lately)
     return [line for line in found if line]
 
@@ -51,12 +53,14 @@ def advice(state: State) -> list[str]:
 def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> str:
     who = f"netns {netns}: UDP port {kind.port} has dropped {kind.dropped} datagrams"
     most = state.most.climb.limit.value
+    recent = state.t_ns - kind.t_ns < RESTART_NS
     if locked and most and rcvbuf < 2 * most:
         if rcvbuf // 2 in state.most.past:
-            return f"{who}: it was cut down to {rcvbuf // 2} bytes, rmem_max is {most} now: restart its program"
+            line = f"{who}: it was cut down to {rcvbuf // 2} bytes, rmem_max is {most} now: restart its program"
+            return line if recent else ""
         return f"{who} with the {rcvbuf // 2} bytes that its program set; rmem_max is {most}: raise the program's own"
     default = state.default.climb.limit.value
-    if not locked and rcvbuf < default:
+    if not locked and rcvbuf < default and recent:
         return f"{who}: it has {rcvbuf} bytes, rmem_default is {default} now: restart its program"
     return ""
 

@@ -102,6 +102,8 @@ class State(Struct):
     kinds: dict[tuple[int, int, bool], Kind]
     spare: float = 1.0
     """Share of the host's memory that is available."""
+    t_ns: int = 0
+    """Of the newest event."""
 
 
 def stands(buffer: Buffer, value: int) -> None:
