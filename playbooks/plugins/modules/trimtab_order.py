@@ -65,9 +65,14 @@ lines:
   returned: success
   type: list
   elements: str
+trimtab:
+  description: What it says of itself afterwards; see M(trimtab.fleet.trimtab_info).
+  returned: success
+  type: dict
 """
 
 import os
+import time
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
@@ -82,6 +87,8 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
 )
 
 MODE = '# Set by trimtab_order. It wins over the files before it.\nmode = "%s"\n'
+SETTLED_S = 10.0
+STEP_S = 0.2
 
 
 class Orders:
@@ -105,7 +112,16 @@ class Orders:
         if running and running != wanted:
             self.diffs.append(difference(f"mode {running}\n", f"mode {wanted}\n", "trimtab"))
             lines = self.say("mode", wanted)
+            self.settle(wanted)
         return lines
+
+    def settle(self, mode):
+        """Its status follows within a second or two."""
+        deadline = time.monotonic() + SETTLED_S
+        while not self.module.check_mode and self.installed.facts().get("mode") != mode:
+            if time.monotonic() > deadline:
+                raise HostError(f"did not take up mode {mode}")
+            time.sleep(STEP_S)
 
     def hold(self):
         key, held = self.module.params["key"], self.held()
@@ -174,16 +190,18 @@ def main():
         supports_check_mode=True,
     )
     installed = Installed(module)
-    if not installed.release and module.params["order"] != "mode":
-        module.exit_json(changed=False, lines=["trimtab is not installed here"])
+    if not installed.release:
+        module.exit_json(changed=False, lines=["trimtab is not installed here"], trimtab={})
     orders = Orders(module, installed)
     try:
         lines = getattr(orders, module.params["order"])()
+        facts = installed.facts()
     except HostError as error:
         module.fail_json(msg=f"trimtab: {error}")
     except OSError as error:
         module.fail_json(msg=f"trimtab: {error_of(error)}")
-    module.exit_json(changed=bool(orders.diffs), diff=orders.diffs, lines=lines)
+    release = {"release": installed.release}
+    module.exit_json(changed=bool(orders.diffs), diff=orders.diffs, lines=lines, trimtab=facts, installed=release)
 
 
 if __name__ == "__main__":
