@@ -6,6 +6,7 @@ Keys, by source (all as in the kernel's file unless said):
     net/snmp6                  Ip6InReceives, Udp6RcvbufErrors
     net/sockstat[6]            TCP.inuse, TCP.mem (pages), UDP.mem (pages), FRAG.memory (bytes)
     net/softnet_stat           processed, dropped, time_squeeze, received_rps, flow_limit, backlog: sums over CPUs
+    net/stat/nf_conntrack      entries; drop, early_drop, insert_failed, ...: sums over CPUs
     vmstat, meminfo            the selections below; meminfo in kB, as in the file
     pressure/*                 some.total_us, full.total_us: stall time since boot (Documentation/accounting/psi.rst)
 
@@ -76,6 +77,16 @@ def softnet(raw: bytes) -> dict[str, int]:
     return {name: sum(cpu[column] for cpu in cpus) for column, name in SOFTNET.items() if column < width}
 
 
+def conntrack(raw: bytes) -> dict[str, int]:
+    """net/stat/nf_conntrack: a line of names, then hexadecimal columns for each CPU; `entries` is the same in all."""
+    names, *cpus = (line.split() for line in raw.decode("ascii").splitlines())
+    values = dict.fromkeys(names, 0)
+    for cpu in cpus:
+        for name, word in zip(names, cpu, strict=True):
+            values[name] = int(word, 16) if name == "entries" else values[name] + int(word, 16)
+    return values
+
+
 def selection(wanted: frozenset[bytes]) -> Callable[[bytes], dict[str, int]]:
     """vmstat, meminfo: those lines whose first word is wanted; what the kernel does not have is not there."""
 
@@ -101,6 +112,8 @@ class File(Struct, frozen=True):
     name: str
     parse: Callable[[bytes], dict[str, int]]
     per_netns: bool = False
+    optional: bool = False
+    """Of a module that many hosts do without: where it is not there, nothing is missing."""
 
 
 FILES: tuple[File, ...] = (
@@ -110,6 +123,7 @@ FILES: tuple[File, ...] = (
     File("net/sockstat", sockstat, per_netns=True),
     File("net/sockstat6", sockstat, per_netns=True),
     File("net/softnet_stat", softnet),
+    File("net/stat/nf_conntrack", conntrack, per_netns=True, optional=True),
     File("vmstat", selection(VMSTAT)),
     File("meminfo", selection(MEMINFO)),
     File("pressure/cpu", pressure),

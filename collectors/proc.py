@@ -80,7 +80,8 @@ class ProcSource:
             try:
                 self._open[name] = counters.OpenFile(self._root, file)
             except OSError as error:
-                self._missing[name] = _reason(error)
+                if not file.optional:
+                    self._missing[name] = _reason(error)
                 continue
             del self._closed[name]
             self._missing.pop(name, None)

@@ -108,7 +108,7 @@ def back(policy: Policy, place: Place, event: Value) -> list[Wish]:
 
 def _ask(place: Place, name: str, want: int, why: str, event: PortsEvent) -> list[Wish]:
     limit = place.limits[name]
-    if want == limit.value or not may(limit, event.t_ns):
+    if want == limit.value or want < limit.low or not may(limit, event.t_ns):
         return []
     asked(limit, event.t_ns)
     evidence: Evidence = {

@@ -201,3 +201,78 @@ class TestPorts:
         assert {change["decider"] for change in trimtab.documents("history")} == {"ports"}
         assert trimtab.stop() == 0
         assert sysctl(namespace, "ipv4/ip_local_port_range") == FEW
+
+
+# --- tracked connections -------------------------------------------------------------------------------------------
+
+CONNTRACK_MAX = SYSCTL / "netfilter/nf_conntrack_max"
+TRACKED, PER_SECOND = 2400, 600
+FEW_TRACKED = 1024
+# linux/netfilter/nfnetlink.h, nfnetlink_conntrack.h
+NETLINK_NETFILTER, CT_NEW, CT_DELETE = 12, 1 << 8, 1 << 8 | 2
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_CREATE, NLA_F_NESTED = 1, 4, 0x400, 0x8000
+CTA_TUPLE_ORIG, CTA_TUPLE_REPLY, CTA_TIMEOUT = 1, 2, 7
+FIRST, SECOND = bytes((198, 18, 0, 1)), bytes((198, 18, 0, 2))
+
+
+def attribute(kind: int, *parts: bytes) -> bytes:
+    payload = b"".join(parts)
+    return struct.pack("=HH", 4 + len(payload), kind) + payload + bytes(-len(payload) % 4)
+
+
+def nested(kind: int, *parts: bytes) -> bytes:
+    return attribute(kind | NLA_F_NESTED, *parts)
+
+
+def tuple_of(kind: int, source: bytes, target: bytes, source_port: int, target_port: int) -> bytes:
+    ports = attribute(2, struct.pack("!H", source_port)), attribute(3, struct.pack("!H", target_port))
+    return nested(kind, nested(1, attribute(1, source), attribute(2, target)), nested(2, attribute(1, b"\x11"), *ports))
+
+
+def track(count: int, what: int, per_second: int = 0) -> list[int]:
+    """Have the kernel track (or forget) UDP connections between two addresses of nobody's; its answers, as errno."""
+    answers, began_s = [], time.monotonic()
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as netlink:
+        for number in range(count):
+            if per_second:
+                time.sleep(max(0.0, began_s + number / per_second - time.monotonic()))
+            body = struct.pack("=BBH", socket.AF_INET, 0, 0)
+            body += tuple_of(CTA_TUPLE_ORIG, FIRST, SECOND, 1024 + number, 53)
+            body += tuple_of(CTA_TUPLE_REPLY, SECOND, FIRST, 53, 1024 + number)
+            body += attribute(CTA_TIMEOUT, struct.pack("!I", 60))
+            flags = NLM_F_REQUEST | NLM_F_ACK | (NLM_F_CREATE if what == CT_NEW else 0)
+            netlink.send(struct.pack("=IHHII", 16 + len(body), what, flags, number, 0) + body)
+            answers.append(-struct.unpack_from("=i", netlink.recv(4096), 16)[0])
+    return answers
+
+
+@pytest.fixture
+def few_tracked(the_host: None) -> Iterator[None]:
+    """nf_conntrack_max lowered, and put back; what was tracked is forgotten."""
+    if not CONNTRACK_MAX.exists():
+        pytest.skip("kernel: connections are not tracked")
+    before = CONNTRACK_MAX.read_text()
+    CONNTRACK_MAX.write_text(str(FEW_TRACKED))
+    yield
+    CONNTRACK_MAX.write_text(before)
+    track(TRACKED, CT_DELETE)
+
+
+@pytest.mark.usefixtures("few_tracked")
+class TestConntrack:
+    def test_without_trimtabs_hand_the_table_is_full_and_advice_says_what_would_help(self, trimtab: Trimtab) -> None:
+        trimtab.start("--mode", "advise", "--only", "conntrack")
+        answers = track(FEW_TRACKED + 10, CT_NEW)
+        assert any(answers)
+        trimtab.until(lambda: trimtab.documents("history"), "advice")
+        assert int(CONNTRACK_MAX.read_text()) == FEW_TRACKED
+        assert trimtab.stop() == 0
+
+    def test_with_it_each_is_tracked_and_the_limit_is_put_back(self, trimtab: Trimtab) -> None:
+        trimtab.start("--only", "conntrack")
+        answers = track(TRACKED, CT_NEW, PER_SECOND)
+        assert not any(answers)
+        assert int(CONNTRACK_MAX.read_text()) >= TRACKED
+        assert "connections tracked" in trimtab.documents("history")[0]["why"]
+        assert trimtab.stop() == 0
+        assert int(CONNTRACK_MAX.read_text()) == FEW_TRACKED

@@ -99,3 +99,36 @@ class LocalPorts:
         tw = min(waiting, buckets)
         if lack > 0 or tw * 4 >= buckets * 3:
             yield Ports(t_ns, self.netns, self.netns, low, high, self.failed, reuse, 1, tw, buckets, self.full)
+
+
+CONNTRACK = "net.netfilter.nf_conntrack_max"
+
+
+@dataclass
+class Conntrack:
+    """Connections that are tracked: as many as are wanted, as far as they may."""
+
+    wanted: Wave
+    limit: int = 4096
+    flood: Wave = field(default_factory=lambda: constant(0.0))
+    """SYN cookies sent in a second."""
+    spare: Wave = field(default_factory=lambda: constant(0.9))
+    netns: int = 1
+    every_s: float = 1.0
+    values: Mapping[Spot, int] = field(init=False)
+    refused: int = 0
+    _cookies: float = 0.0
+
+    def __post_init__(self) -> None:
+        self.values = {Spot(CONNTRACK, 0): self.limit}
+
+    def turn(self, seconds: float, t_ns: int, now: Mapping[Spot, int]) -> Iterator[AnyEvent]:
+        """What /proc says of it."""
+        wanted, most = int(max(0.0, self.wanted(seconds))), now[Spot(CONNTRACK, 0)]
+        self.refused += max(0, wanted - most)
+        self._cookies += max(0.0, self.flood(seconds))
+        total = 8 << 20
+        yield Counters(t_ns, 0, "meminfo", {"MemTotal": total, "MemAvailable": int(total * self.spare(seconds))})
+        yield Counters(t_ns, self.netns, "net/netstat", {"TcpExt.SyncookiesSent": int(self._cookies)})
+        found = {"entries": min(wanted, most), "drop": self.refused, "early_drop": 0}
+        yield Counters(t_ns, self.netns, "net/stat/nf_conntrack", found)
