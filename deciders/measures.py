@@ -93,17 +93,9 @@ def read_drops(measures: Measures, event: Drops) -> None:
         del measures.drops[next(iter(measures.drops))]
     # From 1 again where the probe forgot it. The first that is heard of may be the sum of days.
     more = event.dropped - before if before and event.dropped >= before else 1
-    total = measures.dropped.pop(event.netns, None)
-    if total is None:
-        # There was nothing until now, and that is what to compare with.
-        _record_drops(measures, event.netns, 0, event.t_ns - 1)
-    measures.dropped[event.netns] = (total or 0) + more
+    measures.dropped[event.netns] = measures.dropped.pop(event.netns, 0) + more
     if len(measures.dropped) > PLACES_MAX:
         del measures.dropped[next(iter(measures.dropped))]
-
-
-def _record_drops(measures: Measures, netns: int, total: int, t_ns: int) -> None:
-    record(ROWS[_DROPS_ROW], _series(measures, (_DROPS_ROW, netns)), (total, t_ns / SECOND_NS), t_ns)
 
 
 def learn(measures: Measures, event: Host | Netns) -> None:
@@ -131,7 +123,7 @@ def mark(measures: Measures, netns: int, t_ns: int) -> None:
 def windows(measures: Measures, t_ns: int) -> dict[Key, Window]:
     """A second has passed. The windows that are complete with it."""
     for netns, total in measures.dropped.items():
-        _record_drops(measures, netns, total, t_ns)
+        record(ROWS[_DROPS_ROW], _series(measures, (_DROPS_ROW, netns)), (total, t_ns / SECOND_NS), t_ns)
     found: dict[Key, Window] = {}
     window_ns = int(measures.window_s * SECOND_NS)
     for key, series in measures.series.items():
