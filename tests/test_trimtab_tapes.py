@@ -39,7 +39,7 @@ def tape(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twenty seconds of one decider with a gap, in several segments."""
     folder = tmp_path_factory.mktemp("tape") / "tcp_buffer"
     live = Live(folder)
-    live.recorder._segment_bytes = 3000
+    live.recorder._segment_bytes = 6000
     found = batches(20, lose=(31,))
     for start in range(0, len(found), 5):
         live.feed(found[start : start + 5], turn=3)
