@@ -270,6 +270,15 @@ class Ports(Event, frozen=True):
     """Connections that ended while there were so many, since the probe was loaded."""
 
 
+class Owner(Event, frozen=True):
+    """A process that has a UDP socket of which a drop was told, for the operator: told once a minute while it drops."""
+
+    netns: Count
+    port: Count
+    pid: Count
+    program: Name
+
+
 class NeighTable(Event, frozen=True):
     """Level state of one neighbour table of the host (family 2: ARP, 10: ND), from netlink."""
 
@@ -389,6 +398,7 @@ AnyEvent = (
     | ListenQueues
     | Listener
     | UdpDrop
+    | Owner
     | FragMemory
     | Ports
     | NeighTable

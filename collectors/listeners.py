@@ -19,8 +19,9 @@ from msgspec import Struct
 from bus import roles
 from bus.link import Subscriber
 from bus.netns import Handle, NamespaceGoneError
-from bus.schema import AnyEvent, Drops, Listener, ListenQueues
+from bus.schema import AnyEvent, Drops, Listener, ListenQueues, UdpDrop
 from collectors import owners, queues
+from collectors.holders import Holders
 from collectors.namespaces import Census
 from collectors.owners import Owner
 from collectors.queues import Look
@@ -69,6 +70,7 @@ class ListenersSource:
         self._places: dict[int, Place] = {}
         self._turns: deque[int] = deque()
         self._glance_ns = 0
+        self._holders = Holders()
         self._troubled = 0
         self._trouble = ""
         self.due_ns = 0
@@ -86,7 +88,8 @@ class ListenersSource:
             self._know()
             events += self._glances(t_ns)
             wanted |= {cookie for cookie, place in self._places.items() if place.until_ns}
-        return [*events, *self._looks(sorted(wanted), t_ns)]
+        handles = {cookie: place.handle for cookie, place in self._places.items()}
+        return [*events, *self._looks(sorted(wanted), t_ns), *self._holders.find(handles, t_ns)]
 
     def status(self) -> Status:
         """How many namespaces are in trouble, and what cannot be read."""
@@ -102,7 +105,9 @@ class ListenersSource:
         found: set[int] = set()
         while events := self._subscriber.receive():
             for event in events:
-                if type(event) is Drops and event.reason == REASON:
+                if type(event) is UdpDrop:
+                    self._holders.wanted(event, t_ns)
+                elif type(event) is Drops and event.reason == REASON:
                     place = self._places.get(event.netns)
                     if place and t_ns - place.looked_ns >= SOON_NS and self._wake(place, t_ns):
                         found.add(event.netns)

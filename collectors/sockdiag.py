@@ -12,6 +12,7 @@ from collectors import rtnl
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
 TCP_LISTEN = 10
+ANY_STATE = 0xFFFFFFFF
 INET_DIAG_SKMEMINFO = 7
 DROPS = 8
 """SK_MEMINFO_DROPS: where in the attribute it stands (linux/sock_diag.h)."""
@@ -52,6 +53,17 @@ def listening(sock: socket.socket) -> list[Listening]:
     for family in (socket.AF_INET, socket.AF_INET6):
         request = _request.pack(family, socket.IPPROTO_TCP, 1 << (INET_DIAG_SKMEMINFO - 1), 0, 1 << TCP_LISTEN)
         found += [_listening(body) for body in rtnl.dump(sock, SOCK_DIAG_BY_FAMILY, request)]
+    return found
+
+
+def bound_here() -> dict[int, int]:
+    """Port -> inode of the UDP sockets in the calling thread's namespace; of several with one port, the last."""
+    found: dict[int, int] = {}
+    with open_socket() as sock:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _request.pack(family, socket.IPPROTO_UDP, 0, 0, ANY_STATE)
+            for body in rtnl.dump(sock, SOCK_DIAG_BY_FAMILY, request):
+                found[_ports.unpack_from(body, PORTS_AT)[0]] = _rest.unpack_from(body, COOKIE_AT)[5]
     return found
 
 

@@ -12,17 +12,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from bus.schema import VERSION, Counters, Evidence, Netns, Outcome, UdpDrop, Value, Wish
+from bus.schema import VERSION, Counters, Evidence, Netns, Outcome, Owner, UdpDrop, Value, Wish
 from deciders import udp_pages
 from deciders.climb import go_down, higher, judge, lower, may_change, told
 from deciders.limit import SECOND_NS, answered, asked, bounds, learn
 from deciders.listen_room import power_of_two
-from deciders.udp_room import GOAL_NS, Buffer, Kind, Pages, Policy, State, count, read, stands
+from deciders.udp_room import GOAL_NS, KINDS_MAX, Buffer, Kind, Pages, Policy, State, count, read, stands
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "udp_buffer"
-TOPICS = (UdpDrop, Counters, Netns, Value, Outcome)
+TOPICS = (UdpDrop, Owner, Counters, Netns, Value, Outcome)
 DEFAULT, MOST = "net.core.rmem_default", "net.core.rmem_max"
 BUFFER_FULL, MEMORY_FULL = "SOCKET_RCVBUFF", "PROTO_MEM"
 VALID_NS = SECOND_NS
@@ -33,7 +33,7 @@ RESTART_NS = 60 * SECOND_NS
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    return State(policy, Buffer(), Buffer(), Pages(), {})
+    return State(policy, Buffer(), Buffer(), Pages(), {}, {})
 
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
@@ -51,7 +51,9 @@ def advice(state: State) -> list[str]:
 
 
 def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> str:
-    who = f"netns {netns}: UDP port {kind.port} has dropped {kind.dropped} datagrams"
+    program, pid = state.owners.get((netns, kind.port), ("", 0))
+    named = f" ({program}, pid {pid})" if pid else ""
+    who = f"netns {netns}: UDP port {kind.port}{named} has dropped {kind.dropped} datagrams"
     most = state.most.climb.limit.value
     recent = state.t_ns - kind.t_ns < RESTART_NS
     if locked and most and rcvbuf < 2 * most:
@@ -106,6 +108,15 @@ def _on_netns(state: State, event: Netns) -> None:
     if not event.alive:
         for key in [key for key in state.kinds if key[0] == event.netns]:
             del state.kinds[key]
+        for socket in [socket for socket in state.owners if socket[0] == event.netns]:
+            del state.owners[socket]
+
+
+def _on_owner(state: State, event: Owner) -> None:
+    state.owners.pop((event.netns, event.port), None)
+    state.owners[event.netns, event.port] = (event.program, event.pid)
+    if len(state.owners) > KINDS_MAX:
+        del state.owners[next(iter(state.owners))]
 
 
 def _on_value(state: State, event: Value) -> None:
@@ -162,6 +173,7 @@ def _wanted(state: State, buffer: Buffer, t_ns: int) -> tuple[int, str]:
 
 _HANDLERS: dict[type[Any], Callable[[State, Any], None]] = {
     UdpDrop: _on_drop,
+    Owner: _on_owner,
     Counters: _on_counters,
     Netns: _on_netns,
     Value: _on_value,

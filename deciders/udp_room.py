@@ -100,6 +100,8 @@ class State(Struct):
     most: Buffer
     pages: Pages
     kinds: dict[tuple[int, int, bool], Kind]
+    owners: dict[tuple[int, int], tuple[str, int]]
+    """Namespace and port -> program and pid."""
     spare: float = 1.0
     """Share of the host's memory that is available."""
     t_ns: int = 0

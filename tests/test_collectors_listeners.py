@@ -17,7 +17,7 @@ from netns_world import cookie, ip, named_namespaces
 
 from bus import netns, roles
 from bus.link import Publisher
-from bus.schema import AnyEvent, Drops, Event, Listener, ListenQueues
+from bus.schema import AnyEvent, Drops, Event, Listener, ListenQueues, Owner, UdpDrop
 from collectors import listeners, owners
 from collectors.listeners import ListenersSource
 from collectors.namespaces import Census
@@ -188,3 +188,29 @@ def test_glances_keep_to_their_share_of_a_core(watch: Watch) -> None:
     watch.collect()
     spent_ns = time.process_time_ns() - began_ns
     assert watch.t_ns < watch.source._glance_ns <= watch.t_ns + spent_ns * listeners.GLANCE_SHARE
+
+
+def test_whose_a_udp_socket_is_that_drops_is_told_once_a_minute(watch: Watch, path: str) -> None:
+    where = cookie(path)
+    watch.collect()
+
+    def bound() -> socket.socket:
+        sock = socket.socket(type=socket.SOCK_DGRAM)
+        sock.bind(("127.0.0.1", PORT))
+        return sock
+
+    def told() -> list[Owner]:
+        watch.publisher.publish([UdpDrop(watch.t_ns, where, 1, 5, 2, PORT, 4096, True, "SOCKET_RCVBUFF", 1)])
+        found: list[AnyEvent] = []
+        for _ in range(20):
+            time.sleep(0.01)
+            found += watch.collect(SECOND_NS // 10)
+        return of(Owner, found, where)
+
+    with netns.inside(path, bound):
+        (owner,) = told()
+        assert (owner.port, owner.pid) == (PORT, os.getpid())
+        assert owner.program == Path("/proc/self/comm").read_text().strip()
+        assert told() == []
+        watch.t_ns += MINUTE_NS
+        assert len(told()) == 1

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from bus.config import Config
-from bus.schema import AnyEvent, Counters, Netns, Outcome, UdpDrop, Value, Wish
+from bus.schema import AnyEvent, Counters, Netns, Outcome, Owner, UdpDrop, Value, Wish
 from deciders import udp_buffer
 from deciders.udp_buffer import DEFAULT, MOST, Policy, advice
 from trimtab.loop import Loop
@@ -95,6 +95,8 @@ def test_a_socket_whose_program_set_less_is_left_to_it_and_the_advice_says_so() 
         "netns 7: UDP port 514 has dropped 40 datagrams with the 50000 bytes that its program set; rmem_max is 4194304:"
         " raise the program's own"
     ]
+    host.tell(Owner(host.t_ns, NETNS, 514, 42, "rsyslogd"))
+    assert "UDP port 514 (rsyslogd, pid 42) has dropped 40 datagrams" in advice(host.state)[0]
 
 
 def test_a_socket_that_is_older_than_the_change_is_told_of() -> None:
@@ -188,7 +190,9 @@ def test_after_a_long_quiet_all_goes_back_to_where_it_was() -> None:
 def test_a_namespace_that_has_gone_is_forgotten() -> None:
     host = Host()
     host.drop(100_000, locked=True)
+    host.tell(Owner(host.t_ns, NETNS, 514, 42, "rsyslogd"))
     host.tell(Netns(host.t_ns, NETNS, 3, "", False))
+    assert host.state.owners == {}
     assert advice(host.state) == []
 
 

@@ -28,6 +28,7 @@ FIELDS: dict[tuple[str, str], How] = {
     ("SysctlWrite", "new"): "value",
     ("Drops", "reason"): "keep",
     ("Listener", "program"): "name",
+    ("Owner", "program"): "name",
     ("UdpDrop", "reason"): "keep",
     ("Counters", "source"): "keep",
     ("Counters", "values"): "keep",
