@@ -214,6 +214,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> dict[str, features.Feature
         ("tracefs", "not mounted"),
         ("no lockdown", "not known"),
         ("IPv6", "No such file"),
+        ("IPv6 routes unlimited", "No such file"),
         ("pressure (PSI)", "No such file"),
         ("BPF for root only", "No such file"),
     ],
@@ -238,6 +239,14 @@ def test_lockdown_and_open_bpf_are_told_from_the_kernels_own_files(tmp_path: Pat
     assert "any user may load BPF programs" in feature(tmp_path, "BPF for root only").reason
     put(tmp_path, {"sys/kernel/security/lockdown": "[none] integrity confidentiality\n"})
     assert feature(tmp_path, "no lockdown").found
+
+
+def test_a_limit_of_ipv6_routes_is_told_where_there_is_one(tmp_path: Path) -> None:
+    limit = "proc/sys/net/ipv6/route/max_size"
+    put(tmp_path, {"proc/self/mountinfo": "", limit: "4096\n"})
+    assert "max_size is 4096" in feature(tmp_path, "IPv6 routes unlimited").reason
+    put(tmp_path, {limit: "2147483647\n"})
+    assert feature(tmp_path, "IPv6 routes unlimited").found
 
 
 def test_a_python_without_bcc_is_said_with_the_package_to_install(

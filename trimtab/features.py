@@ -16,6 +16,7 @@ from msgspec import Struct
 from bpf.libbpf import BPF_MAP_TYPE_RINGBUF, Libbpf, UnavailableError
 from bus import landlock, seccomp
 from bus.netns import SO_NETNS_COOKIE
+from bus.tunables import INT_MAX
 from collectors.loader import cgroup2_root, lockdown
 from trimtab.child import PYTHON
 
@@ -54,6 +55,7 @@ def _checks() -> Iterator[tuple[str, bool, Callable[[Path], str]]]:
     yield "tracefs", False, _tracefs
     yield "no lockdown", False, _lockdown
     yield "IPv6", False, lambda root: _there(root / "proc/net/if_inet6")
+    yield "IPv6 routes unlimited", False, _routes
     yield "pressure (PSI)", False, lambda root: _read(root / "proc/pressure/memory")
     yield "netns cookies", True, _cookie
     yield "BPF for root only", False, _unprivileged
@@ -135,6 +137,15 @@ def _cookie(root: Path) -> str:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
         (cookie,) = struct.unpack("Q", sock.getsockopt(socket.SOL_SOCKET, SO_NETNS_COOKIE, 8))
     return f"ours is {cookie}"
+
+
+def _routes(root: Path) -> str:
+    # No limit any more since Linux 6.3 ("ipv6: remove max_size check inline with ipv4"), which begins with INT_MAX, nor in
+    # stable kernels that took it. No counter tells of what an older one refuses, so no tuner could judge.
+    size = int((root / "proc/sys/net/ipv6/route/max_size").read_text())
+    if size < INT_MAX:
+        raise UnavailableError(f"net.ipv6.route.max_size is {size}: an older kernel refuses what is above it")
+    return ""
 
 
 def _unprivileged(root: Path) -> str:
