@@ -170,3 +170,7 @@ def test_a_host_that_is_down_or_full_is_named_and_the_others_are_installed(world
     assert [row.split()[:2] for row in rows[1:]] == [['"h1', "failed"], ['"h2', "failed"], ['"h3', "fine"]]
     assert "unreachable" in rows[1]
     assert "MiB are free below /opt" in rows[2]
+    played = world.play("hold.yml", check=False, trimtab_key=KEY)
+    rows = [line for line in played.said.splitlines() if '"h' in line]
+    assert [row.split()[:2] for row in rows[1:]] == [['"h1', "unreachable"], ['"h2', "absent"], ['"h3', "fine"]]
+    assert [played.recap[name]["changed"] for name in HOSTS] == [0, 0, 1]
