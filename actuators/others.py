@@ -19,6 +19,12 @@ SYSCTL_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr
 """In order of precedence, sysctl.d(5): a file masks those of the same name in later folders."""
 TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
 INCLUDES_MAX = 16
+BPFTUNE = (
+    *(f"net.core.{what}" for what in ("netdev_budget*", "netdev_max_backlog", "rmem_default", "rmem_max")),
+    *(f"net.ipv4.{what}" for what in ("ipfrag_high_thresh", "neigh.default.gc_thresh?", "tcp_max_orphans")),
+    *(f"net.ipv4.{what}" for what in ("tcp_max_syn_backlog", "tcp_mem", "tcp_rmem", "tcp_wmem", "udp_mem")),
+    *(f"net.ipv6.{what}" for what in ("ip6frag_high_thresh", "neigh.default.gc_thresh?", "route.max_size")),
+)
 CILIUM = (
     "kernel.timer_migration",
     "kernel.unprivileged_bpf_disabled",
@@ -133,8 +139,7 @@ def _profile(root: Path, name: str) -> configparser.RawConfigParser:
 def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
     state = _running(root, "bpftune")
     if state:
-        # Its tuners tcp_buffer and neigh_table (bpftune(8)) set all of these: memory is part of the former.
-        ours = tuple(name for name, row in rows.items() if row.decider in ("tcp_buffer", "tcp_memory", "neigh_table"))
+        ours = tuple(name for name, row in rows.items() if any(_matches(key, BPFTUNE) for key in row.sysctls))
         yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own, so they are ceded to it", ours)
 
 

@@ -140,8 +140,8 @@ def _cookie(root: Path) -> str:
 
 
 def _routes(root: Path) -> str:
-    # No limit any more since Linux 6.3 ("ipv6: remove max_size check inline with ipv4"), which begins with INT_MAX, nor in
-    # stable kernels that took it. No counter tells of what an older one refuses, so no tuner could judge.
+    # No limit any more since Linux 6.3 ("ipv6: remove max_size check inline with ipv4"), which begins with INT_MAX, nor
+    # in stable kernels that took it. No counter tells of what an older one refuses, so no tuner could judge.
     size = int((root / "proc/sys/net/ipv6/route/max_size").read_text())
     if size < INT_MAX:
         raise UnavailableError(f"net.ipv6.route.max_size is {size}: an older kernel refuses what is above it")
