@@ -5,7 +5,8 @@
  * at the first of a kind, then at most ten times a second while it goes on.
  *
  * Whose namespace: that of the receiving socket, else of the packet's own, else of its device. In that order, since UDP
- * keeps something else in skb->dev once a packet is on its way into a socket (udp_set_dev_scratch).
+ * keeps something else in skb->dev once a packet is on its way into a socket (udp_set_dev_scratch). But in a CPU's queue
+ * a packet of a veth pair still has its sender's socket (____dev_forward_skb keeps it), so there the device alone tells.
  */
 #include <trimtab.h>
 
@@ -28,7 +29,7 @@ BPF_TABLE("lru_hash", struct drops_key, struct drops_count, drops_counts, 4096);
 static inline __attribute__((always_inline)) int drops_count(u64 skb, u32 reason, u64 sk)
 {
     u64 dev = 0, net = 0;
-    if (!sk)
+    if (!sk && reason != NAMED_CPU_BACKLOG)
         sk = PEEK(u64, skb, SKB_SK);
     if (sk)
         net = PEEK(u64, sk, SK_NET);

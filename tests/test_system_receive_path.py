@@ -134,6 +134,9 @@ def test_without_trimtabs_hand_packets_are_dropped_and_it_says_how_many_where_an
     trimtab.until(backlog_drops(trimtab), "drops told")
     (told, *_) = [drop for drop in trimtab.documents("drops") if drop["reason"] == "CPU_BACKLOG"]
     assert told["cure"] == ["net.core.netdev_max_backlog"]
+    # Not the sender's, whose socket the packet still has.
+    assert told["netns"] == receiver.cookie
+    assert told["ifindex"]
     assert "CPU_BACKLOG" in trimtab.run("drops").stdout
     assert trimtab.stop() == 0
 
