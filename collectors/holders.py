@@ -12,6 +12,8 @@ from collectors import owners, sockdiag
 SECOND_NS = 1_000_000_000
 AGAIN_NS = 60 * SECOND_NS
 """So often one is looked for again: another program may have the port by then."""
+RETRY_NS = 5 * SECOND_NS
+"""And one that was not found: it may have gone, and another come."""
 PAUSE_NS = SECOND_NS
 """Between two searches, which may go through all processes."""
 SOCKETS_MAX = 256
@@ -43,10 +45,12 @@ class Holders:
         # One namespace at a time: a search may go through all processes.
         cookie = wanted[0][0]
         ports = [port for other, port in wanted if other == cookie]
-        for port in ports:
-            self._told[cookie, port] = t_ns
         handle = handles.get(cookie)
-        return _owners(cookie, handle, ports, t_ns) if handle else []
+        found = _owners(cookie, handle, ports, t_ns) if handle else []
+        there = {owner.port for owner in found}
+        for port in ports:
+            self._told[cookie, port] = t_ns if port in there else t_ns - AGAIN_NS + RETRY_NS
+        return found
 
 
 def _owners(cookie: int, handle: Handle, ports: Iterable[int], t_ns: int) -> list[Owner]:

@@ -19,6 +19,7 @@ from bus import netns, roles
 from bus.link import Publisher
 from bus.schema import AnyEvent, Drops, Event, Listener, ListenQueues, Owner, UdpDrop
 from collectors import listeners, owners
+from collectors.holders import Holders
 from collectors.listeners import ListenersSource
 from collectors.namespaces import Census
 
@@ -214,3 +215,17 @@ def test_whose_a_udp_socket_is_that_drops_is_told_once_a_minute(watch: Watch, pa
         assert told() == []
         watch.t_ns += MINUTE_NS
         assert len(told()) == 1
+
+
+def test_whose_nobody_has_any_more_is_looked_for_again_soon(watch: Watch, path: str) -> None:
+    holders, drop = Holders(), UdpDrop(1, cookie(path), 1, 5, 2, PORT, 4096, True, "SOCKET_RCVBUFF", 1)
+    watch.collect()
+    handles = dict(watch.census.places())
+    holders.wanted(drop, watch.t_ns)
+    assert holders.find(handles, watch.t_ns) == []
+    with netns.inside(path, lambda: socket.socket(type=socket.SOCK_DGRAM)) as sock:
+        sock.bind(("127.0.0.1", PORT))
+        holders.wanted(drop, watch.t_ns + 4 * SECOND_NS)
+        assert holders.find(handles, watch.t_ns + 4 * SECOND_NS) == []
+        holders.wanted(drop, watch.t_ns + 5 * SECOND_NS)
+        assert [owner.pid for owner in holders.find(handles, watch.t_ns + 5 * SECOND_NS)] == [os.getpid()]

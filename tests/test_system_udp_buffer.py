@@ -28,20 +28,32 @@ MUCH = 4 << 20
 PORT = 5140
 
 
-def burst(asks: int) -> int:
-    """How many of BURST datagrams a new socket has room for; asks: what its program sets SO_RCVBUF to, 0: nothing."""
-    with socket.socket(type=socket.SOCK_DGRAM) as receiver, socket.socket(type=socket.SOCK_DGRAM) as sender:
-        if asks:
-            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asks)
-        receiver.bind(("127.0.0.1", PORT))
-        receiver.setblocking(False)
+def opened(asks: int) -> socket.socket:
+    """A socket that datagrams can be sent to; asks: what its program sets SO_RCVBUF to, 0: nothing."""
+    receiver = socket.socket(type=socket.SOCK_DGRAM)
+    if asks:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, asks)
+    receiver.bind(("127.0.0.1", PORT))
+    receiver.setblocking(False)
+    return receiver
+
+
+def fill(receiver: socket.socket) -> int:
+    """How many of BURST datagrams it has room for."""
+    with socket.socket(type=socket.SOCK_DGRAM) as sender:
         for _ in range(BURST):
             sender.sendto(b"x" * 1000, receiver.getsockname())
-        taken = 0
-        with contextlib.suppress(BlockingIOError):
-            while receiver.recv(2000):
-                taken += 1
-        return taken
+    taken = 0
+    with contextlib.suppress(BlockingIOError):
+        while receiver.recv(2000):
+            taken += 1
+    return taken
+
+
+def burst(asks: int) -> int:
+    """How many of BURST datagrams a new socket has room for."""
+    with opened(asks) as receiver:
+        return fill(receiver)
 
 
 @pytest.fixture
@@ -58,7 +70,10 @@ def too_small(the_host: None) -> Iterator[None]:
 @pytest.fixture
 def place(too_small: None) -> Iterator[NetNs]:
     with Lab() as lab:
-        yield lab.netns("udp")
+        made = lab.netns("udp")
+        # Only where a process is can a namespace without a name be found.
+        made.popen(["sleep", "120"])
+        yield made
 
 
 @pytest.fixture
@@ -89,9 +104,17 @@ def test_bursts_find_room_whether_a_program_sets_its_buffer_or_not_and_one_that_
     grown = values()
     # What 300 datagrams of this size take is 1.3 KiB each, and no more than 16 times as much at once.
     assert all(TOO_SMALL < value <= 64 * TOO_SMALL for value in grown), grown
-    assert place.run(burst, 8192) < BURST
-    words = (f"UDP port {PORT} has dropped", "with the 8192 bytes that its program set")
-    trimtab.until(lambda: any(all(word in line for word in words) for line in trimtab.status()["advice"]), "advice", 20)
+    with place.run(opened, 8192) as sock:
+        assert place.run(fill, sock) < BURST
+        words = (f"UDP port {PORT} (", f"pid {os.getpid()}) has dropped", "with the 8192 bytes that its program set")
+
+        def told() -> bool:
+            # It was looked for when it dropped, and those before it had gone by then.
+            place.run(fill, sock)
+            lines = trimtab.status()["advice"]
+            return any(all(word in line for word in words) for line in lines)
+
+        trimtab.until(told, "advice", 20)
     assert values() == grown
     trimtab.stop()
     assert values() == [TOO_SMALL, TOO_SMALL]
