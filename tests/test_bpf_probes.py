@@ -202,6 +202,7 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "drops": ("raw tracepoint", ""),
         "udp_drop": ("raw tracepoint", ""),
         "ip_frag": watch.roads["ip_frag"],
+        "ports": ("raw tracepoint", ""),
         "sysctl_write": ("cgroup", ""),
     }
     # Where no function may be watched (CONFIG_FPROBE, lockdown), the next road: and it says why.

@@ -81,6 +81,13 @@ def test_time_waits_near_their_limit_get_twice_as_many_and_no_more_than_may_be()
     assert asked(tell(state, Ports(7 * SEC, 9, 5, 1, 2, 0, 2, 1, 1000, 1000, 4))) == [(BUCKETS, 1000, 1500)]
 
 
+def test_a_want_of_ports_that_was_told_before_is_none_now() -> None:
+    state = ports.start(Policy())
+    assert tell(state, out(SEC))
+    assert not tell(state, out(5 * SEC))
+    assert tell(state, out(9 * SEC, count=2))
+
+
 def test_without_the_probe_the_counter_of_the_initial_namespace_tells() -> None:
     state = ports.start(Policy())
     tell(state, Value(SEC, BUCKETS, 1, 1, 1000, 1000, 64, 1 << 20, False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 
 import pytest
 
@@ -192,3 +193,16 @@ def test_nobody_knows_that_little_was_held_while_nobody_read() -> None:
         assert not tell(state, sockets(seconds, 10))
     later = (wish.want for seconds in range(2400, 2700, 50) for wish in tell(state, sockets(seconds, 10)))
     assert next(later) == 6000
+
+
+def test_the_way_back_stops_above_one_that_is_held() -> None:
+    state = tcp_memory.start(Policy(idle_s=10))
+    now = {TCP_MEM[0]: 9000, TCP_MEM[1]: 12_000, TCP_MEM[2]: 12_000}
+    originals = dict(zip(TCP_MEM, (3000, 4000, 6000), strict=True))
+    for seconds, name in product(range(1, 200), TCP_MEM):
+        told = Value(seconds * SEC, name, 0, 0, now[name], originals[name], 96, 100_000, name == TCP_MEM[0])
+        for wish in [*tell(state, told), *tell(state, sockets(seconds, 10))]:
+            assert now[wish.tunable] == wish.believed
+            now[wish.tunable] = wish.want
+            tell(state, Outcome(seconds * SEC, "tcp_memory", wish.tunable, 0, 0, 0, "written", "", wish.want, 1))
+    assert list(now.values()) == [9000, 9000, 9000]
