@@ -23,7 +23,10 @@ NUMBER = 20
 FORMER = "[policy.no_ports]\nmost = 480\n"
 TRIED = ("h1", "h2", "h9")
 """Hosts whose recordings have something in them to decide."""
-UNRECORDED = "h20"
+UNRECORDED = f"h{NUMBER}"
+LOST = f"h{NUMBER - 2}"
+WAVES = [1, 1, 5, "100%"]
+"""What the default comes to of twenty."""
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +37,7 @@ def world() -> Iterator[World]:
             on.strays(made.hosts[name])
             on.confirm(made.hosts[name])
         made.hosts[UNRECORDED].run("rm -r /var/lib/trimtab/tapes/*/*")
+        made.variables["trimtab_waves"] = WAVES
         yield made
 
 
@@ -191,7 +195,7 @@ def test_a_host_that_goes_away_in_the_middle_is_named_and_spoils_no_other(
 ) -> None:
     """The last: it does not come back."""
     done = threading.Event()
-    helper = threading.Thread(target=_die_under, args=(world, "h15", 400, done))
+    helper = threading.Thread(target=_die_under, args=(world, LOST, 400, done))
     helper.start()
     code, document, _ = on.rolled(
         world, candidate(400), check=False, trimtab_preview=False, trimtab_tolerated=1, trimtab_soak=6
@@ -199,10 +203,10 @@ def test_a_host_that_goes_away_in_the_middle_is_named_and_spoils_no_other(
     done.set()
     helper.join()
     assert code
-    assert on.outcomes(document) == {name: "sick" if name == "h15" else "done" for name in world.hosts}
-    assert "unreachable" in document["hosts"]["h15"]["reason"]
-    world.play("rollback.yml", "--limit", "!h15")
-    del before["h15"]
+    assert on.outcomes(document) == {name: "sick" if name == LOST else "done" for name in world.hosts}
+    assert "unreachable" in document["hosts"][LOST]["reason"]
+    world.play("rollback.yml", "--limit", f"!{LOST}")
+    del before[LOST]
     assert states(world) == before
 
 

@@ -84,6 +84,7 @@ UNITS = "/etc/systemd/system/trimtab*"
 USERS = "/etc/sysusers.d/trimtab.conf"
 LOCK = os.path.join(RUN_DIR, "supervisor.lock")
 STEP_S = 0.2
+STEP_MAX_S = 2.0
 
 
 class Service:
@@ -215,7 +216,7 @@ class Service:
 
     def wait(self):
         """Until all roles are ready. HostError with the reason when that takes too long."""
-        deadline = time.monotonic() + self.module.params["patience"]
+        deadline, pause = time.monotonic() + self.module.params["patience"], STEP_S
         while True:
             facts = self.installed.facts()
             if facts.get("ready"):
@@ -224,7 +225,9 @@ class Service:
                 raise HostError("not ready: %s" % (facts.get("problem") or self.words()))
             if not self.holder() and time.monotonic() > deadline - self.module.params["patience"] + 5:
                 raise HostError(f"did not start: {self.words()}")
-            time.sleep(STEP_S)
+            time.sleep(pause)
+            # Each look is a process of its own, on a host that has roles to start.
+            pause = min(2 * pause, STEP_MAX_S)
 
     def words(self):
         """The last that it said."""
