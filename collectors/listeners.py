@@ -30,8 +30,9 @@ from collectors.source import Status
 
 SECOND_NS = 1_000_000_000
 LINGER_NS = 60 * SECOND_NS
-GLANCE_SHARE = 500
-"""What a round of glances took is not done again for this times as long: 0.2 % of a core."""
+GLANCE_SHARE = 300
+"""What a round of glances took is not done again for this times as long: 0.3 % of a core, as much as the visits of
+collectors.namespaces, or each second where there are a dozen namespaces."""
 GLANCES = 16
 """In one round at most, so that it is short."""
 SOON_NS = 200_000_000

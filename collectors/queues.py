@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from msgspec import Struct
 from bus import netns
 from bus.netns import HOST, Handle
 from bus.schema import ListenQueues
-from collectors import counters, sockdiag
+from collectors import sockdiag
 from collectors.sockdiag import Listening
 from collectors.trials import read_here
 
@@ -42,14 +43,34 @@ class Look(Struct, frozen=True):
 def glance_here() -> Look:
     """The counters of the calling thread's namespace. Raises OSError."""
     cookie, texts = read_here()
-    values: dict[str, int] = {}
+    # A kernel that lacks one of them has had none of it.
+    totals = dict.fromkeys(FIELDS, 0)
     try:
         for raw in texts:
-            values |= counters.line_pairs(raw)
-    except ValueError as error:
+            totals |= _picked(raw)
+    except (ValueError, IndexError) as error:
         raise OSError(errno.EPROTO, f"counters: {error}") from None
-    # A kernel that lacks one of them has had none of it.
-    return Look(cookie, {field: max(0, values.get(name, 0)) for field, name in FIELDS.items()}, [])
+    return Look(cookie, totals, [])
+
+
+def _picked(raw: bytes) -> dict[str, int]:
+    """FIELDS in a file of pairs of lines. counters.line_pairs does as much for all of it, in ten times the time."""
+    lines = raw.splitlines()
+    found: dict[str, int] = {}
+    for above, below in zip(lines[::2], lines[1::2], strict=True):
+        places = _places(above)
+        if places:
+            numbers = below.split()
+            found |= {field: max(0, int(numbers[at])) for field, at in places}
+    return found
+
+
+@functools.lru_cache(maxsize=64)
+def _places(names: bytes) -> tuple[tuple[str, int], ...]:
+    """Which of FIELDS stand where, below a line of names. The same line comes again and again."""
+    group, *rest = names.decode("ascii").split()
+    at = {group[:-1] + "." + name: place for place, name in enumerate(rest, 1)}
+    return tuple((field, at[name]) for field, name in FIELDS.items() if name in at)
 
 
 def look_here() -> Look:
