@@ -134,25 +134,26 @@ MANY = 3000
 
 
 @contextlib.contextmanager
-def connections(path: str, count: int, address: tuple[str, int] = ("127.0.0.1", 8888)) -> Iterator[list[int]]:
-    """So many connections to one place, all open at once, tried again for up to 3 s; what is left of each, as errno."""
+def connections(path: str, count: int, patience_s: float = 3.0) -> Iterator[list[int]]:
+    """So many connections to one place, all open at once, each tried again for so long; what came of each, as errno."""
     with contextlib.ExitStack() as stack:
 
         def connect() -> list[int]:
-            listener = stack.enter_context(socket.create_server(address, backlog=4096))
-            return [reach(stack, listener) for _ in range(count)]
+            listener = stack.enter_context(socket.create_server(("127.0.0.1", 8888), backlog=4096))
+            return [reach(stack, listener, patience_s) for _ in range(count)]
 
         yield netns.inside(path, connect)
 
 
-def reach(stack: contextlib.ExitStack, listener: socket.socket) -> int:
-    deadline_s = time.monotonic() + 3
+def reach(stack: contextlib.ExitStack, listener: socket.socket, patience_s: float) -> int:
+    deadline_s = time.monotonic() + patience_s
     while True:
         sock = socket.socket()
         error = sock.connect_ex(listener.getsockname())
         if not error:
-            stack.enter_context(sock)
+            # Closed in the reverse order: the end that connected first, so that TIME_WAIT is on its side.
             stack.enter_context(listener.accept()[0])
+            stack.enter_context(sock)
             return 0
         sock.close()
         if time.monotonic() > deadline_s:
@@ -201,6 +202,29 @@ class TestPorts:
         assert {change["decider"] for change in trimtab.documents("history")} == {"ports"}
         assert trimtab.stop() == 0
         assert sysctl(namespace, "ipv4/ip_local_port_range") == FEW
+
+    @pytest.mark.long
+    @pytest.mark.parametrize(("mode", "without"), [("advise", 27_500), ("enforce", 0)])
+    def test_twenty_eight_thousand_connections_to_one_place(
+        self, trimtab: Trimtab, namespace: str, mode: str, without: int
+    ) -> None:
+        sysctl(namespace, "ipv4/ip_local_port_range", "32768 33767")
+        # Else the kernel gives ports in TIME_WAIT out again on the loopback device.
+        sysctl(namespace, "ipv4/tcp_tw_reuse", "0")
+        trimtab.start("--mode", mode, "--only", "ports")
+        patience_s = 3.0 if mode == "enforce" else 0.0
+        assert netns.inside(namespace, lambda: short_lived(28_500, patience_s)) == without
+        assert trimtab.stop() == 0
+
+
+def short_lived(count: int, patience_s: float) -> int:
+    """So many connections to one place one after another, each left in TIME_WAIT; how many found no port."""
+    with socket.create_server(("127.0.0.1", 8888)) as listener:
+        failed = 0
+        for _ in range(count):
+            with contextlib.ExitStack() as stack:
+                failed += bool(reach(stack, listener, patience_s))
+        return failed
 
 
 # --- tracked connections -------------------------------------------------------------------------------------------
