@@ -137,8 +137,8 @@ def test_a_preview_is_over_a_limit_that_it_exceeds(limits: dict[str, Any], over:
 
 
 def test_a_policy_that_a_host_refuses_is_over_every_limit() -> None:
-    seen = {**SEEN, "f": {"failed": True, "msg": "the policy cannot be used"}}
-    assert PREVIEW.preview(seen)["over"] == ["no preview on f"]
+    seen = {**SEEN, "f": {"failed": True, "msg": "the policy cannot be used: no"}, "g": {"failed": True, "msg": "full"}}
+    assert PREVIEW.preview(seen)["over"] == ["refused by f: the policy cannot be used: no"]
 
 
 def test_a_preview_of_many_stays_short() -> None:

@@ -7,6 +7,7 @@ stopped, every one of them is as it was.
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import threading
 import time
@@ -15,7 +16,7 @@ from typing import Any
 
 import pytest
 import rollout_world as on
-from fleet_world import World, fleet
+from fleet_world import World, bundle, fleet
 
 pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(900)]
 
@@ -170,6 +171,26 @@ def test_a_way_back_that_was_ended_is_gone_to_its_end(world: World, before: dict
     world.play("rollback.yml")
     assert states(world) == before
     assert world.play("rollback.yml").changed == 0
+
+
+def test_a_version_goes_out_as_a_policy_does_and_back(world: World, before: dict[str, dict[str, Any]]) -> None:
+    archive = world.folder / "trimtab-0.1.0-0123456789ab.tar"
+    shutil.copy(bundle(), archive)
+    other: dict[str, Any] = {"trimtab_bundle": str(archive), "trimtab_preview": False}
+    # The tuner is not in it, so it cannot be used with the policy that is there: the host goes back.
+    code, document, _ = on.rolled(world, FORMER, check=False, trimtab_hosts="h1,h3", **other)
+    assert code
+    assert on.outcomes(document) == {"h1": "returned", "h3": "untouched"}
+    assert states(world) == before
+    policy = "[policy.tcp_buffer]\nnear = 0.5\n"
+    _, document, _ = on.rolled(world, policy, trimtab_hosts="h3,h4", **other)
+    assert on.outcomes(document) == {"h3": "done", "h4": "done"}
+    found = on.state(world.hosts["h3"])
+    assert found["release"].endswith("-0123456789ab")
+    assert (found["policy"], found["values"]) == (policy, before["h3"]["values"])
+    assert world.hosts["h3"].run("ls /var/tmp/trimtab-* 2>/dev/null || :") == ""
+    world.play("rollback.yml", "--limit", "h3,h4")
+    assert states(world) == before
 
 
 def test_a_rollback_of_values_puts_back_what_was_before_trimtab(world: World) -> None:

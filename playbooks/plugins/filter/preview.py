@@ -20,6 +20,7 @@ options:
 
 HEAD = ("host", "tunable", "where", "changes", "highest", "reverted", "reversals")
 SHOWN_MAX = 40
+UNUSABLE = "cannot be used"
 
 
 def preview(seen, limits=None):
@@ -120,9 +121,10 @@ def _over(found, played, limits):
     reverted = limits.get("reverted")
     if reverted not in (None, "") and found["reverted"] - found["reverted_were"] > int(reverted):
         over.append("{reverted} changes would be reverted (were {reverted_were})".format(**found))
-    refused = [host for host, why in found["failed"].items() if not why.startswith("unreachable")]
+    # A host that is down, or has no trimtab, is named; what it is not is a reason against the policy.
+    refused = {host: why for host, why in found["failed"].items() if UNUSABLE in why}
     if refused:
-        over.append(f"no preview on {_names(refused)}")
+        over.append(f"refused by {_names(list(refused))}: {next(iter(refused.values()))}")
     recorded = limits.get("recorded")
     if recorded not in (None, "") and found["played"] < share(recorded, found["hosts"]):
         over.append(f"only {found['played']} hosts have recordings; needed are {recorded}")

@@ -81,6 +81,11 @@ release:
   description: The release in use.
   returned: success
   type: str
+releases:
+  description: Those that are there.
+  returned: success
+  type: list
+  elements: str
 sick:
   description: Why the host is not well; empty when it is.
   returned: success
@@ -294,7 +299,9 @@ def main():
         module.fail_json(msg=f"{MEMO} is damaged: {error}; see what it says, and remove it")
     except OSError as error:
         module.fail_json(msg=f"trimtab: {error_of(error)}")
-    found = {"memo": rollout.memo, "release": rollout.installed.release, "sick": "", "sample": sample(), "lines": []}
+    installed = rollout.installed
+    here = {"release": installed.release, "releases": installed.releases()}
+    found = {"memo": rollout.memo, **here, "sick": "", "sample": sample(), "lines": []}
     found.update(told)
     module.exit_json(changed=changed, **found)
 
