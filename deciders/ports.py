@@ -18,9 +18,9 @@ from msgspec import Struct
 
 from bus.schema import Counters, Netns, Outcome, Ports, Probe, Value, Wish
 from deciders.limit import SECOND_NS, Limit, answered, bounds, learn
-from deciders.ports_room import BUCKETS, HIGH, LOW, NAMES, REUSE, Place, Policy, back, more_buckets, widen
+from deciders.ports_room import BUCKETS, HIGH, LOW, NAMES, REUSE, Place, Policy, back, exhausted, more_buckets, widen
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "ports"
 TOPICS = (Ports, Counters, Value, Outcome, Netns, Probe)
@@ -28,6 +28,8 @@ TOPICS = (Ports, Counters, Value, Outcome, Netns, Probe)
 PLACES_MAX = 1024
 DEAF_NS = 60 * SECOND_NS
 """A probe unheard of for longer says nothing of what happened in between."""
+ADVICE_MAX = 8
+"""Namespaces that advice is given on, those heard of last."""
 IDLE_MAX = 24
 """A range that was too small again after it had come down waits twice as long the next time, up to so many times."""
 OVERFLOWS = "TcpExt.TCPTimeWaitOverflow"
@@ -50,6 +52,12 @@ def start(policy: Policy) -> State:
 def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
     """See deciders.engine.DeciderModule."""
     return state, _HANDLERS[type(event)](state, event)
+
+
+def advice(state: State) -> list[str]:
+    """See deciders.engine.Decider.advice."""
+    found = (exhausted(state.policy, place) for place in list(state.places.values())[-ADVICE_MAX:])
+    return [line for line in found if line]
 
 
 def _place(state: State, netns: int, netns_ino: int, t_ns: int) -> Place:

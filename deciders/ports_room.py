@@ -76,6 +76,17 @@ def widen(policy: Policy, place: Place, event: Ports) -> list[Wish]:
     return []
 
 
+def exhausted(policy: Policy, place: Place) -> str:
+    """What people can do where the range has ended and was too small all the same; empty where it has not."""
+    low, high = place.limits[LOW].value, place.limits[HIGH].value
+    if not place.exhausted or not low or high < LAST_PORT or low > policy.floor:
+        return ""
+    return (
+        f"netns {place.netns_ino}: {place.exhausted} connect() calls found no port of {low} to {high}: more addresses,"
+        " here or where they go to, or connections that are kept open"
+    )
+
+
 def more_buckets(policy: Policy, place: Place, event: Ports | Counters, found: str) -> list[Wish]:
     """Room for more TIME_WAITs."""
     limit = place.limits[BUCKETS]

@@ -114,6 +114,17 @@ def test_after_a_refusal_it_waits() -> None:
     assert tell(state, out(3 * SEC, count=3))
 
 
+def test_where_the_range_has_ended_people_are_told_what_else_there_is() -> None:
+    state = ports.start(Policy())
+    tell(state, out(SEC, 10_241, 65_535, count=7))
+    assert ports.advice(state) == []
+    tell(state, out(2 * SEC, 10_240, 65_535, count=8), out(2 * SEC, 10_240, 65_535, count=0, netns=10))
+    assert ports.advice(state) == [
+        "netns 5: 8 connect() calls found no port of 10240 to 65535: more addresses, here or where they go to, or"
+        " connections that are kept open"
+    ]
+
+
 # --- worlds --------------------------------------------------------------------------------------------------------
 
 
