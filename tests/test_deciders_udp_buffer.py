@@ -80,6 +80,15 @@ def test_a_burst_is_given_the_room_that_it_lacked_and_no_more_for_the_same_socke
         assert host.drop(dropped=500 + 100 * number) == []
 
 
+def test_a_socket_is_no_reason_for_more_than_sixteen_times_its_buffer() -> None:
+    host = Host()
+    host.drop()
+    host.grant_all()
+    host.drop(dropped=10**6)
+    host.grant_all()
+    assert host.standing[DEFAULT] == 16 * 212_992
+
+
 def test_a_socket_that_was_cut_down_to_rmem_max_makes_that_grow_and_not_the_default() -> None:
     host = Host()
     (wish,) = host.drop(2 * 4_194_304, locked=True)
