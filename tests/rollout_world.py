@@ -91,7 +91,7 @@ SICKNESS = """
 while :; do
     if grep -q '%s' /run/trimtab/config.json 2>/dev/null; then
         for place in /proc/[0-9]*; do
-            [ "$(cat $place/comm 2>/dev/null)" = decider-tcp_buf ] && kill -9 ${place#/proc/}
+            [ "$(cat $place/comm 2>/dev/null)" = decider-no_port ] && kill -9 ${place#/proc/}
         done
     fi
     sleep 0.2

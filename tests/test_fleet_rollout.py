@@ -102,7 +102,7 @@ def test_a_sick_canary_stops_the_rollout_and_is_returned(world: World, before: d
     on.heal(world.hosts["h1"])
     assert code
     assert on.outcomes(document) == {name: "returned" if name == "h1" else "untouched" for name in world.hosts}
-    assert "decider-tcp_buffer" in document["stopped"]
+    assert "decider-no_ports" in document["stopped"]
     assert {name: on.memo(host) for name, host in world.hosts.items() if on.memo(host)} == {"h1": "returned"}
     assert states(world) == before
 
