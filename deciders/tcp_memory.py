@@ -18,7 +18,7 @@ from bus.schema import Counters, Drops, Netns, Outcome, Value, Wish
 from deciders.limit import Limit, answered, bounds, learn
 from deciders.tcp_pages import MEM, ORPHANS, Memory, Policy, next_wish
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "tcp_memory"
 TOPICS = (Counters, Drops, Value, Outcome, Netns)
@@ -38,6 +38,23 @@ def start(policy: Policy) -> Memory:
 def step(state: Memory, event: Any) -> tuple[Memory, Sequence[Wish]]:
     """See deciders.engine.DeciderModule."""
     return state, _HANDLERS[type(event)](state, event)
+
+
+def advice(state: Memory) -> list[str]:
+    """See deciders.engine.Decider.advice."""
+    full, most, orphans = state.policy.full, state.pages[2], state.orphans
+    lines = []
+    if most.high and most.value >= most.high and state.held_pages >= full * most.value:
+        lines.append(
+            f"TCP holds {state.held_pages} of {most.value} pages, and may have no more: fewer connections, or smaller"
+            " buffers where programs set them (SO_RCVBUF, SO_SNDBUF)"
+        )
+    if orphans.high and orphans.value >= orphans.high and state.orphaned >= full * orphans.value:
+        lines.append(
+            f"{state.orphaned} of {orphans.value} TCP sockets without a program, and there may be no more: peers that"
+            " do not take what is sent; tcp_orphan_retries, TCP_USER_TIMEOUT"
+        )
+    return lines
 
 
 def _on_counters(state: Memory, event: Counters) -> Sequence[Wish]:

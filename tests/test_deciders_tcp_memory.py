@@ -175,6 +175,17 @@ def test_the_sentence_and_the_numbers_say_why() -> None:
     assert wish.evidence["held_pages"] == 5000
 
 
+def test_where_nothing_can_grow_people_are_told() -> None:
+    state = known(100, high=6000)
+    assert tcp_memory.advice(state) == []
+    tell(state, Value(2 * SEC, ORPHANS, 0, 0, 1000, 1000, 64, 1000, False))
+    tell(state, Counters(3 * SEC, 1, "net/sockstat", {"TCP.mem": 5000, "TCP.orphan": 800}))
+    memory, orphans = tcp_memory.advice(state)
+    assert memory.startswith("TCP holds 5000 of 6000 pages, and may have no more: ")
+    assert orphans.startswith("800 of 1000 TCP sockets without a program, and there may be no more: ")
+    assert tcp_memory.advice(known(100, high=6001)) == []
+
+
 def test_hands_off_one_leaves_the_others_in_order() -> None:
     state = known(100)
     tell(state, Value(3 * SEC, TCP_MEM[2], 0, 0, 6000, 6000, 192, 100_000, True))
