@@ -102,11 +102,17 @@ def _screened(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int
         return _unknown(wish)
     if asker != row.decider:
         return Refused("owner", f"{row.name} is {row.decider}'s to ask for, not {asker}'s")
-    return _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns) or row
+    return _manual(row) or _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns) or row
 
 
 def _unknown(wish: Wish) -> Refused:
     return Refused("unknown", f"no tunable {wish.tunable!r} in the table")
+
+
+def _manual(row: Tunable) -> Refused | None:
+    if row.risk == "manual":
+        return Refused("manual", f"{row.name} is for people to set: trimtab only advises on it")
+    return None
 
 
 def _scope(row: Tunable, wish: Wish) -> Refused | None:

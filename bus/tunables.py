@@ -42,6 +42,7 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     unit: str
     scope: Scope
     risk: Risk = "safe"
+    """careful: made like any other, and worth a second look. manual: only advised on, never written."""
     decider: str
     """The only decider that may ask."""
     backend: Backend = "sysctl"

@@ -61,6 +61,13 @@ def test_a_host_tunable_is_granted_without_a_namespace() -> None:
     assert kind(admit(HOST, netns=0)) == "granted"
 
 
+def test_what_is_for_people_to_set_is_never_written() -> None:
+    replaced = msgspec.structs.replace
+    answer = admit(replaced(ROW, risk="manual"))
+    assert answer == Refused("manual", f"{ROW.name} is for people to set: trimtab only advises on it")
+    assert kind(admit(replaced(ROW, risk="careful"))) == "granted"
+
+
 def test_a_tunable_without_a_row_is_refused() -> None:
     assert kind(admit(None)) == "unknown"
 

@@ -275,7 +275,9 @@ def test_a_state_that_is_too_large_stops_the_tape_and_not_the_decider(tmp_path: 
 
 
 @pytest.mark.parametrize(
-    "state", [object(), {"far": 2**70}, {"half": "\ud800"}, {"pair": (1, 2)}, {1: {"x"}}, [[]]], ids=str
+    "state",
+    [object(), {"far": 2**70}, {"half": "\ud800"}, {"pair": (1, 2)}, {1: {"x"}}, [[]]],
+    ids=["no message", "too far", "half a character", "a pair", "a set", "a cycle"],
 )
 def test_a_state_that_does_not_come_back_as_it_was_is_not_kept(tmp_path: Path, state: Any) -> None:
     if state == [[]]:
