@@ -46,7 +46,7 @@ def test_the_page_has_each_option(text: str, name: str, command: click.Command) 
 @pytest.mark.parametrize(("name", "command"), list(commands(cli)))
 def test_each_command_about_an_instance_takes_the_directories(name: str, command: click.Command) -> None:
     options = {word for param in command.params for word in param.opts}
-    others = name == "demo" or name.split()[0] in {about_tapes.name for about_tapes in COMMANDS}
+    others = name == "demo" or name.split(maxsplit=1)[0] in {about_tapes.name for about_tapes in COMMANDS}
     assert ({"--run-dir", "--state-dir"} <= options) == (not others)
 
 
