@@ -4,8 +4,8 @@
 
 Real hosts over ssh (tests/fleet_world.py), which share this machine's cores with the controller and each other: so the
 clock tells the worst; the controller's own processor time, of Ansible and ssh, is what carries over to a controller
-whose hosts are elsewhere. Waves of the rollout: 1, 5 %, 25 %, all; its soaks (3 s each here) are counted out. No budget;
-the cost of a host more must not rise with their number.
+whose hosts are elsewhere. Waves of the rollout: 1, 5 %, 25 %, all; its soaks (3 s each here) are counted out. No
+budget; the cost of a host more must not rise with their number.
 """
 
 from __future__ import annotations

@@ -31,8 +31,8 @@ from bus.schema import VERSION, AnyEvent, Batch, Counters, NeighEntries, TcpRcvB
 from bus.tape import Head, Memory
 from deciders.__main__ import load, place
 from deciders.engine import decide
-from trimtab.reels import find_reels
-from trimtab.replay import play
+from trimtab.tape.reels import find_reels
+from trimtab.tape.replay import play
 
 BUDGET = 300_000
 TUNERS = ("neigh_table", "tcp_buffer")

@@ -288,8 +288,8 @@ PROBES: tuple[Probe, ...] = (
         record=struct.Struct("=11Q"),
         ring_bytes=64 * 1024,
         summary="connect() calls that find no local port, and namespaces whose TIME_WAITs near their limit",
-        without="ip_local_port_range, tcp_max_tw_buckets and tcp_tw_reuse are not tuned: no counter tells of a connect()"
-        " that found no port",
+        without="ip_local_port_range, tcp_max_tw_buckets and tcp_tw_reuse are not tuned: no counter tells of a"
+        " connect() that found no port",
     ),
     Probe(
         name="sysctl_write",

@@ -31,7 +31,7 @@ from bus.tape import Head, Machine, Memory
 from bus.tape_reader import Segment, find, segments
 from deciders.__main__ import load, place
 from deciders.engine import decide
-from trimtab.playback import Playback, decider
+from trimtab.tape.playback import Playback, decider
 
 SEC = 1_000_000_000
 BEGIN_NS = 5_000 * SEC

@@ -10,9 +10,9 @@ from bus.schema import Counters, Outcome, Value, Wish
 from bus.tunables import table
 from deciders import conntrack
 from deciders.conntrack import BUCKETS, MAX, Policy, State
-from trimtab.loop import MEM_BYTES, Loop
-from trimtab.waves import burst, constant, ramp, step
-from trimtab.worlds_room import CONNTRACK, Conntrack
+from trimtab.testing.loop import MEM_BYTES, Loop
+from trimtab.testing.waves import burst, constant, ramp, step
+from trimtab.testing.worlds_room import CONNTRACK, Conntrack
 
 SEC = 1_000_000_000
 CEILING = MEM_BYTES // 64 // 512

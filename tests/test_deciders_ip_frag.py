@@ -11,9 +11,9 @@ from bus.tunables import TUNABLES, resolve
 from deciders import ip_frag
 from deciders.frag_room import USUAL_BYTES, Policy
 from deciders.ip_frag import ROOMS_MAX, State
-from trimtab.loop import MEM_BYTES, Loop
-from trimtab.waves import burst, constant, step
-from trimtab.worlds_frag import FRAG4, Fragments
+from trimtab.testing.loop import MEM_BYTES, Loop
+from trimtab.testing.waves import burst, constant, step
+from trimtab.testing.worlds_frag import FRAG4, Fragments
 
 SEC = 1_000_000_000
 MIB = 1 << 20

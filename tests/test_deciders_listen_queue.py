@@ -10,9 +10,9 @@ from bus.config import Config
 from bus.schema import AnyEvent, Listener, ListenQueues, Netns, Outcome, Value, Wish
 from deciders import listen_queue
 from deciders.listen_queue import SOMAXCONN, SYN_BACKLOG, Policy, advice
-from trimtab.loop import Loop
-from trimtab.waves import burst, constant, step
-from trimtab.worlds_listen import Server
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import burst, constant, step
+from trimtab.testing.worlds_listen import Server
 
 SECOND_NS = 1_000_000_000
 NETNS = 7

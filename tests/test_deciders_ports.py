@@ -11,9 +11,9 @@ from bus.schema import Counters, Netns, Outcome, Ports, Probe, Value, Wish
 from deciders import ports
 from deciders.ports import State
 from deciders.ports_room import BUCKETS, HIGH, LOW, REUSE, Policy
-from trimtab.loop import Loop
-from trimtab.waves import burst, constant, step
-from trimtab.worlds_room import LocalPorts
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import burst, constant, step
+from trimtab.testing.worlds_room import LocalPorts
 
 SEC = 1_000_000_000
 

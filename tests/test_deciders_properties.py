@@ -1,4 +1,4 @@
-"""What every decider keeps to, whatever a host does: tried on made-up worlds (trimtab.worlds) in a closed loop with the
+"""What every decider keeps to, whatever a host does: tried on made-up worlds (worlds) in a closed loop with the
 engine and the gate, and on events that no host would send. A decider without a row in WORLDS fails."""
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ from bus.tunables import table
 from deciders.engine import Decider, decide
 from deciders.neigh_room import Policy as NeighPolicy
 from deciders.tcp_limit import Policy as TcpPolicy
-from trimtab.loop import Loop
-from trimtab.waves import Wave, burst, chance, constant, noise, ramp, sawtooth, square, step
-from trimtab.worlds import (
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import Wave, burst, chance, constant, noise, ramp, sawtooth, square, step
+from trimtab.testing.worlds import (
     BACKLOG,
     PACKETS,
     TIME,
@@ -58,9 +58,9 @@ from trimtab.worlds import (
     TcpFlow,
     World,
 )
-from trimtab.worlds_frag import FRAG4, Fragments
-from trimtab.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
-from trimtab.worlds_room import (
+from trimtab.testing.worlds_frag import FRAG4, Fragments
+from trimtab.testing.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
+from trimtab.testing.worlds_room import (
     CONNTRACK,
     ORPHANS,
     PORT_HIGH,
@@ -72,7 +72,7 @@ from trimtab.worlds_room import (
     LocalPorts,
     TcpMemory,
 )
-from trimtab.worlds_udp import DEFAULT, MOST, UDP_MEM, Datagrams
+from trimtab.testing.worlds_udp import DEFAULT, MOST, UDP_MEM, Datagrams
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))

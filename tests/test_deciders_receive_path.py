@@ -1,4 +1,4 @@
-"""receive_path in a closed loop with a made-up processor (trimtab.worlds.ReceivePath), and event by event."""
+"""receive_path in a closed loop with a made-up processor (trimtab.testing.worlds.ReceivePath), and event by event."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from deciders import receive_path
 from deciders.engine import Decider
 from deciders.receive_backlog import FLOOR_CEILING, PLACES_MAX
 from deciders.receive_policy import Policy
-from trimtab.loop import Loop
-from trimtab.waves import Wave, burst, constant, step
-from trimtab.worlds import BACKLOG, PACKETS, TIME, ReceivePath
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import Wave, burst, constant, step
+from trimtab.testing.worlds import BACKLOG, PACKETS, TIME, ReceivePath
 
 SEC = 1_000_000_000
 MS = 1_000_000

@@ -11,9 +11,9 @@ from bus.schema import Counters, Drops, Outcome, Value, Wish
 from bus.tunables import PAGE_BYTES, TUNABLES, resolve
 from deciders import tcp_memory
 from deciders.tcp_pages import Memory, Policy
-from trimtab.loop import MEM_BYTES, Loop
-from trimtab.waves import burst, constant, ramp, step
-from trimtab.worlds_room import ORPHANS, TCP_MEM, TcpMemory
+from trimtab.testing.loop import MEM_BYTES, Loop
+from trimtab.testing.waves import burst, constant, ramp, step
+from trimtab.testing.worlds_room import ORPHANS, TCP_MEM, TcpMemory
 
 SEC = 1_000_000_000
 ROWS = {row.name: row for row in TUNABLES}

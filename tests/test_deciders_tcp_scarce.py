@@ -9,10 +9,10 @@ from bus.tunables import PAGE_BYTES
 from deciders import tcp_buffer
 from deciders.tcp_buffer import Policy, State
 from deciders.tcp_scarce import TCP_MEM
-from trimtab.loop import MEM_BYTES, Loop
-from trimtab.waves import burst, constant
-from trimtab.worlds import Path, TcpFlow
-from trimtab.worlds_room import TcpMemory
+from trimtab.testing.loop import MEM_BYTES, Loop
+from trimtab.testing.waves import burst, constant
+from trimtab.testing.worlds import Path, TcpFlow
+from trimtab.testing.worlds_room import TcpMemory
 
 SEC = 1_000_000_000
 RMEM = "net.ipv4.tcp_rmem[2]"

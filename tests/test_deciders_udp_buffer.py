@@ -10,9 +10,9 @@ from bus.config import Config
 from bus.schema import AnyEvent, Counters, Netns, Outcome, Owner, UdpDrop, Value, Wish
 from deciders import udp_buffer
 from deciders.udp_buffer import DEFAULT, MOST, Policy, advice
-from trimtab.loop import Loop
-from trimtab.waves import burst, constant, square
-from trimtab.worlds_udp import UDP_MEM, Datagrams
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import burst, constant, square
+from trimtab.testing.worlds_udp import UDP_MEM, Datagrams
 
 SECOND_NS = 1_000_000_000
 MS = 1_000_000

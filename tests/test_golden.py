@@ -24,8 +24,8 @@ from made_events import sample
 from bus import roles
 from bus.schema import TOPICS
 from bus.tape import FORMAT
-from trimtab import made_tape
-from trimtab.fixtures import Golden, Opener, Replayer, Tape
+from trimtab.testing import made_tape
+from trimtab.testing.fixtures import Golden, Opener, Replayer, Tape
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = sorted(path for path in GOLDEN.glob("*.tape") if not path.name.startswith("topics-"))
@@ -35,7 +35,9 @@ RMEM = "net.ipv4.tcp_rmem[2]"
 
 def test_every_decider_has_a_golden_tape_and_each_is_small() -> None:
     lacking = roles.BUILT_IN_DECIDERS.keys() - {path.stem for path in RUNS}
-    assert not lacking, "golden/NAME.tape: a real run after `tape cut` and `tape scrub`, or trimtab.made_tape.write()"
+    assert not lacking, (
+        "golden/NAME.tape: a real run after `tape cut` and `tape scrub`, or trimtab.testing.made_tape.write()"
+    )
     assert all(path.stat().st_size < BYTES_MAX for path in GOLDEN.iterdir())
     assert FORMAT == 1
 

@@ -21,14 +21,15 @@ from actuators.records import Spot
 from bus.config import Config
 from bus.schema import TOPICS, AnyEvent, NeighTable, Netns, Outcome, TcpRcvBuf, Tick, Trial, Value, Verdict, Wish
 from bus.tunables import TUNABLES, table
-from trimtab import made_tape, shown
 from trimtab.__main__ import main
-from trimtab.loop import Loop
-from trimtab.model import Model
-from trimtab.rerun import Rerun
-from trimtab.waves import constant, step
-from trimtab.worlds import Neighbours, TcpFlow
-from trimtab.worlds import Path as Way
+from trimtab.tape import shown
+from trimtab.tape.model import Model
+from trimtab.tape.rerun import Rerun
+from trimtab.testing import made_tape
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import constant, step
+from trimtab.testing.worlds import Neighbours, TcpFlow
+from trimtab.testing.worlds import Path as Way
 
 ROOT = Path(__file__).resolve().parent.parent
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
@@ -543,7 +544,7 @@ def test_every_field_that_shows_a_tunable_has_its_row() -> None:
 def test_json_is_one_document_with_its_schema(tapes: Path, tmp_path: Path, run: Run) -> None:
     file = policy(tmp_path, "")
     document = json.loads(run(tapes, "--policy", file, "--json").out)
-    assert document["schema"] == "trimtab.compare/v1"
+    assert document["schema"] == "trimtab.tape.compare/v1"
     assert (document["policy"], document["code"], document["different"]) == (str(file), None, False)
     tally = document["hosts"][0]["rows"][0]["recorded"]
     assert set(tally) == {

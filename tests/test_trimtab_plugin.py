@@ -1,4 +1,4 @@
-"""The fixtures for users' tests (trimtab.pytest_plugin), in pytests of their own."""
+"""The fixtures for users' tests (trimtab.testing.plugin), in pytests of their own."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ import pytest
 
 from bus.config import Config, ConfigError, Narrow
 from bus.tape import TapeError
-from trimtab import made_tape
-from trimtab.fixtures import Golden, Opener, Replayer, Tape
-from trimtab.loop import Loop
-from trimtab.waves import constant, step
-from trimtab.worlds import CounterFile, TcpFlow
-from trimtab.worlds import Path as Wire
+from trimtab.testing import made_tape
+from trimtab.testing.fixtures import Golden, Opener, Replayer, Tape
+from trimtab.testing.loop import Loop
+from trimtab.testing.waves import constant, step
+from trimtab.testing.worlds import CounterFile, TcpFlow
+from trimtab.testing.worlds import Path as Wire
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 TREE = Path(__file__).parent.parent
@@ -39,7 +39,7 @@ def place(tmp_path: Path, loop: Loop) -> Path:
 
 def run(place: Path, test: str, *options: str) -> subprocess.CompletedProcess[str]:
     (place / "test_policy.py").write_text(test)
-    argv = [sys.executable, "-m", "pytest", "-q", "-p", "trimtab.pytest_plugin", "-p", "no:cacheprovider", *options]
+    argv = [sys.executable, "-m", "pytest", "-q", "-p", "trimtab.testing.plugin", "-p", "no:cacheprovider", *options]
     return subprocess.run([*argv, str(place)], capture_output=True, text=True, cwd=place, timeout=60)
 
 
@@ -93,9 +93,9 @@ def test_golden_wishes_are_written_when_asked_for_and_compared_else(place: Path)
 
 def test_whoever_installs_trimtab_has_the_fixtures_and_who_does_not_use_them_pays_nothing() -> None:
     declared = tomllib.loads((TREE / "pyproject.toml").read_text())["project"]["entry-points"]["pytest11"]
-    assert declared == {"trimtab.pytest_plugin": "trimtab.pytest_plugin"}
+    assert declared == {"trimtab.testing.plugin": "trimtab.testing.plugin"}
     assert {point.name for point in entry_points(group="pytest11")} >= {"xdist"}
-    code = "import sys, trimtab.pytest_plugin; print(*{name.partition('.')[0] for name in sys.modules})"
+    code = "import sys, trimtab.testing.plugin; print(*{name.partition('.')[0] for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=TREE)
     assert not {"bus", "deciders", "actuators", "collectors", "msgspec", "zmq", "click"} & set(done.stdout.split())
 

@@ -27,8 +27,8 @@ from bus.schema import Batch, Tick, Wish
 from bus.tape import Head, Memory, Packed, encode, opening, pack
 from bus.tape import head as tape_head
 from deciders import tcp_buffer
-from trimtab import jobs, replay
 from trimtab.__main__ import main
+from trimtab.tape import jobs, replay
 
 ROOT = Path(__file__).resolve().parent.parent
 SEEDS = 60

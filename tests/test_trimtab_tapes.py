@@ -24,7 +24,7 @@ from bus.schema import TOPICS, Batch, Event, Verdict, Wish
 from bus.tape import opening
 from bus.tape_reader import find
 from trimtab.__main__ import main
-from trimtab.scrub_words import FIELDS, Words, people
+from trimtab.tape.scrub_words import FIELDS, Words, people
 
 UTC_S = TAI_NS // SEC - TAI_OFFSET_S
 """CLOCK_REALTIME of the beginning of a tape here: 2026-09-21T14:12:43Z."""

@@ -14,12 +14,12 @@ from bus.codec import encode
 from bus.schema import Counters, Gap, NeighEntries, NeighTable, Tick, Verdict
 from bus.tape import End
 from deciders.engine import decide
-from trimtab import made_tape
-from trimtab.loop import START_NS, Loop
-from trimtab.playback import Playback, decider
-from trimtab.waves import Wave, burst, chance, constant, noise, ramp, sawtooth, square, step
-from trimtab.worlds import CounterFile, Neighbours, TcpFlow
-from trimtab.worlds import Path as Wire
+from trimtab.tape.playback import Playback, decider
+from trimtab.testing import made_tape
+from trimtab.testing.loop import START_NS, Loop
+from trimtab.testing.waves import Wave, burst, chance, constant, noise, ramp, sawtooth, square, step
+from trimtab.testing.worlds import CounterFile, Neighbours, TcpFlow
+from trimtab.testing.worlds import Path as Wire
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
 GC3 = "net.ipv4.neigh.default.gc_thresh3"

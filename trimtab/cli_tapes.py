@@ -32,10 +32,10 @@ def replay(tapes: tuple[Path, ...], policy: Path | None, code: Path | None, jobs
     --code: what would have been written otherwise. A TAPE is a file, or a directory of them.
     """
     if policy or code:
-        from trimtab import compare
+        from trimtab.tape import compare
 
         return compare.show(tapes, policy, code, jobs, as_json)
-    from trimtab import replay
+    from trimtab.tape import replay
 
     return replay.show(tapes, jobs, as_json)
 
@@ -66,7 +66,7 @@ def info(tapes: tuple[Path, ...], as_json: bool) -> int:
 
     Which host, when, which deciders and code, how much of what, and whether it is whole.
     """
-    from trimtab import tapes as module
+    from trimtab.tape import look as module
 
     return module.show_info(tapes, as_json)
 
@@ -82,7 +82,7 @@ def dump(tapes: tuple[Path, ...], since: str | None, until: str | None, only: st
 
     One per line.
     """
-    from trimtab import tapes as module
+    from trimtab.tape import look as module
 
     return module.dump(tapes, (since, until), only, as_json)
 
@@ -97,7 +97,7 @@ def cut(tapes: tuple[Path, ...], since: str | None, until: str | None, output: P
 
     The piece replays exactly, as the whole does.
     """
-    from trimtab import tape_edit
+    from trimtab.tape import edit as tape_edit
 
     return tape_edit.cut(tapes, (since, until), output)
 
@@ -110,7 +110,7 @@ def merge(tapes: tuple[Path, ...], output: Path) -> int:
 
     Of one host or of many, in order of atomic time (TAI).
     """
-    from trimtab import tape_edit
+    from trimtab.tape import edit as tape_edit
 
     return tape_edit.merge(tapes, output)
 
@@ -123,7 +123,7 @@ def scrub(tapes: tuple[Path, ...], output: Path) -> int:
 
     Names, addresses and what programs and people wrote are replaced, the same by the same; it replays as before.
     """
-    from trimtab import scrub
+    from trimtab.tape import scrub
 
     return scrub.scrub(tapes, output)
 

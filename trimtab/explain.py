@@ -8,7 +8,7 @@ from actuators.history import Filter
 from actuators.records import Change
 from bus.tunables import Tunable
 from trimtab import exits, show, tables
-from trimtab.story import Story, document, stories
+from trimtab.tape.story import Story, document, stories
 
 STORIES_MAX = 20
 """Of a key's changes, so many of the newest are looked up on tape."""

@@ -1,4 +1,4 @@
-"""One decider, with the guard, on a recording as another policy would have it: wishes meet the model (trimtab.model),
+"""One decider, with the guard, on a recording as another policy would have it: wishes meet the model (model),
 and what that answers stands in place of what was recorded of the same tunables.
 
 As recorded stay all other events, and what others did to the decider's own tunables: the administrator's writes, holds
@@ -28,8 +28,8 @@ from bus.schema import (
 from bus.tunables import Tunable
 from deciders.__main__ import load
 from deciders.engine import Asked, Decider, decide
-from trimtab import shown
-from trimtab.model import LEVEL_NS, Key, Model
+from trimtab.tape import shown
+from trimtab.tape.model import LEVEL_NS, Key, Model
 
 GUARDED = "guard: "
 """How the actuator's reason for the guard's reverts begins (actuators.trials)."""

@@ -19,7 +19,7 @@ from actuators.relations import Relations
 from actuators.voice import clipped
 from bus.schema import AnyEvent, Outcome, Trial, Value, Verdict, Wish
 from bus.tunables import Tunable, resolve
-from trimtab.model_keys import Key, Stood, Tally, on_trial
+from trimtab.tape.model_keys import Key, Stood, Tally, on_trial
 
 __all__ = ["LEVEL_NS", "Key", "Model", "Tally"]
 

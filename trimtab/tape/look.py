@@ -18,9 +18,9 @@ from msgspec import Struct
 from bus.schema import TOPICS, Beat, Gap, Verdict, Wish
 from bus.tape_reader import Segment, being_written
 from trimtab import show
-from trimtab.jobs import Bar
-from trimtab.tape_items import SEC, Item, Trouble, in_order, items, strands, tai_ns, utc_ns
-from trimtab.tape_times import Span, Window, window
+from trimtab.tape.items import SEC, Item, Trouble, in_order, items, strands, tai_ns, utc_ns
+from trimtab.tape.jobs import Bar
+from trimtab.tape.times import Span, Window, window
 
 INFO_SCHEMA = "trimtab.tape/v1"
 ITEM_SCHEMA = "trimtab.tape-item/v1"

@@ -13,9 +13,9 @@ from msgspec import Struct
 from actuators.records import Spot
 from bus.codec import CodecError, decode_request
 from bus.schema import AnyEvent, Verdict, Wish
-from trimtab import shown
-from trimtab.playback import Playback
-from trimtab.reels import Piece
+from trimtab.tape import shown
+from trimtab.tape.playback import Playback
+from trimtab.tape.reels import Piece
 
 EVENTS = 6
 Asked = tuple[int, bytes]

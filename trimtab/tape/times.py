@@ -10,7 +10,7 @@ import click
 from msgspec import Struct
 
 from bus.tape_reader import Segment
-from trimtab.tape_items import SEC, Trouble, last_ns, utc_ns
+from trimtab.tape.items import SEC, Trouble, last_ns, utc_ns
 
 UNITS_NS = {"ms": SEC // 1000, "s": SEC, "m": 60 * SEC, "h": 3600 * SEC, "d": 86400 * SEC}
 _COUNTED = re.compile(r"([+-])(\d{1,9}(?:\.\d{1,9})?)(ms|s|m|h|d)", re.ASCII)

@@ -12,7 +12,7 @@ from typing import Any
 
 import msgspec
 
-from trimtab.compare_view import SCHEMA
+from trimtab.tape.compare_view import SCHEMA
 
 PACKAGES = ("trimtab", "deciders")
 

@@ -20,10 +20,10 @@ from bus.tape import TapeError
 from bus.tape_reader import Unended
 from deciders.__main__ import place
 from deciders.engine import Decider, decide
-from trimtab import difference, jobs, replay_view
-from trimtab.difference import Difference
-from trimtab.playback import Playback, decider
-from trimtab.reels import Piece, find_reels
+from trimtab.tape import difference, jobs, replay_view
+from trimtab.tape.difference import Difference
+from trimtab.tape.playback import Playback, decider
+from trimtab.tape.reels import Piece, find_reels
 
 FAULTS = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, RecursionError, SyntaxError)
 """What a decider may run into on a tape that is not what it says, in another version, or when it is imported.

@@ -1,4 +1,4 @@
-"""The keys of a modelled host (trimtab.model): what stands in each, and what has become of it."""
+"""The keys of a modelled host (model): what stands in each, and what has become of it."""
 
 from __future__ import annotations
 

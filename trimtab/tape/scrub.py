@@ -15,9 +15,9 @@ from bus.schema import Batch, Beat, Netns, Outcome, Probe, SysctlWrite
 from bus.tape import BATCH, End, Head, TapeError
 from bus.tape import encode as encoded
 from bus.tape_reader import Record, Segment
-from trimtab import tape_edit
-from trimtab.scrub_words import FIELDS, How, Words, people
-from trimtab.tape_items import Trouble, items, strands
+from trimtab.tape import edit as tape_edit
+from trimtab.tape.items import Trouble, items, strands
+from trimtab.tape.scrub_words import FIELDS, How, Words, people
 
 KEY_BYTES = 32
 ENDS = ("full", "old", "stopped", "cut")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
-    from trimtab.fixtures import Golden, Opener, Replayer
+    from trimtab.testing.fixtures import Golden, Opener, Replayer
 
 UPDATE = "--update-golden"
 
@@ -23,7 +23,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture
 def tape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Opener:
     """tape("web-7.tape"): a recording beside the test's file, or a directory of them; tape(events): one of these."""
-    from trimtab.fixtures import Opener
+    from trimtab.testing.fixtures import Opener
 
     return Opener(request.path.parent, lambda: tmp_path_factory.mktemp("tape"))
 
@@ -31,7 +31,7 @@ def tape(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 @pytest.fixture
 def replay(request: pytest.FixtureRequest) -> Replayer:
     """replay(tape, policy="candidate.toml"): what that policy would have had written; without one, the recorded."""
-    from trimtab.fixtures import Replayer
+    from trimtab.testing.fixtures import Replayer
 
     return Replayer(request.path.parent)
 
@@ -39,6 +39,6 @@ def replay(request: pytest.FixtureRequest) -> Replayer:
 @pytest.fixture
 def golden(request: pytest.FixtureRequest) -> Golden:
     """golden(tape): its recorded decider still wishes what the text beside it says, TAPE with .wishes for .tape."""
-    from trimtab.fixtures import Golden
+    from trimtab.testing.fixtures import Golden
 
     return Golden(bool(request.config.getoption(UPDATE)))

@@ -1,5 +1,5 @@
-"""A closed loop in memory: made-up worlds (trimtab.worlds), a decider or two with their engine, and the model of gate
-and the values (trimtab.model), to which the worlds react. Time is made up as well: an hour takes as long as its events
+"""A closed loop in memory: made-up worlds (worlds), a decider or two with their engine, and the model of gate
+and the values (model), to which the worlds react. Time is made up as well: an hour takes as long as its events
 take to decide.
 
     loop = Loop(["tcp_buffer"], [TcpFlow(Path(bandwidth=step(5, 50e6)))]).run(60)
@@ -21,8 +21,8 @@ from bus.schema import AnyEvent, Host, Outcome, Tick, Verdict, Wish
 from bus.tunables import Tunable
 from deciders.__main__ import load
 from deciders.engine import decide
-from trimtab.model import Key, Model
-from trimtab.worlds import World
+from trimtab.tape.model import Key, Model
+from trimtab.testing.worlds import World
 
 SECOND_NS = 1_000_000_000
 MEM_BYTES = 32 << 30
@@ -57,7 +57,7 @@ class Loop:
         """deciders: one, and the guard if it is to watch. rows: all tunables, narrowed; default: trimtab's own. faults:
         of the lane to the deciders. Raises ConfigError for no such decider, or a wrong policy."""
         self.events: list[AnyEvent] = []
-        """As the deciders consumed them: what trimtab.made_tape.write makes a tape of."""
+        """As the deciders consumed them: what trimtab.testing.made_tape.write makes a tape of."""
         self.wishes: list[Wish | Verdict] = []
         self.outcomes: list[Outcome] = []
         self.changes: list[Change] = []

@@ -19,7 +19,7 @@ from bus.tape import Head, TapeError
 from bus.tape_reader import Segment, find, segments
 from deciders import guard
 from deciders.engine import decide
-from trimtab.playback import Playback, begins, decider
+from trimtab.tape.playback import Playback, begins, decider
 
 Spot = tuple[str, int]
 

@@ -1,4 +1,4 @@
-"""More made-up worlds (trimtab.worlds): things that a limit leaves room for, until it does not."""
+"""More made-up worlds (worlds): things that a limit leaves room for, until it does not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actuators.records import Spot
 from bus.schema import AnyEvent, Counters, Drops, Ports, Probe
-from trimtab.waves import Wave, constant
+from trimtab.testing.waves import Wave, constant
 
 TCP_MEM = tuple(f"net.ipv4.tcp_mem[{level}]" for level in (0, 1, 2))
 ORPHANS = "net.ipv4.tcp_max_orphans"

@@ -1,7 +1,7 @@
-"""Made-up worlds: what waves (trimtab.waves) do to a host, as the events that trimtab's collectors would tell of it.
+"""Made-up worlds: what waves (waves) do to a host, as the events that trimtab's collectors would tell of it.
 
 A world holds the values that its tunables have at first, and is told on each turn what stands there now: it reacts to
-them as the kernel would, so that a decider can be tried in a closed loop (trimtab.loop). Sizes are in bytes, rates in
+them as the kernel would, so that a decider can be tried in a closed loop (loop). Sizes are in bytes, rates in
 bytes/s, times in s unless a name says otherwise.
 """
 
@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from actuators.records import Spot
 from bus.schema import AnyEvent, Counters, Drops, NeighEntries, NeighTable, Probe, TcpRcvBuf, TcpSndBuf
-from trimtab.waves import Wave, constant
+from trimtab.testing.waves import Wave, constant
 
 SECOND_NS = 1_000_000_000
 RMEM, WMEM = "net.ipv4.tcp_rmem", "net.ipv4.tcp_wmem"

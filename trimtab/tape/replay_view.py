@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from bus.tape import Machine
 from trimtab import exits, show
-from trimtab.difference import Difference, lines
+from trimtab.tape.difference import Difference, lines
 
 if TYPE_CHECKING:
-    from trimtab.replay import Played
+    from trimtab.tape.replay import Played
 
-SCHEMA = "trimtab.replay/v1"
+SCHEMA = "trimtab.tape.replay/v1"
 
 
 class Line(Struct):

@@ -12,8 +12,8 @@ from bus.config import Config
 from bus.schema import Outcome
 from bus.tunables import Tunable
 from deciders.engine import Asked
-from trimtab.model import Tally
-from trimtab.rerun import Events, Rerun
+from trimtab.tape.model import Tally
+from trimtab.tape.rerun import Events, Rerun
 
 
 class Change(Struct, frozen=True):

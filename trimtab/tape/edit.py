@@ -12,12 +12,12 @@ from bus.codec import CodecError, decode, encode
 from bus.schema import Batch
 from bus.tape import BATCH, End, Head, TapeError
 from bus.tape_reader import Block, Damage, Record, Segment, lanes
-from trimtab import tape_write
-from trimtab.jobs import Bar
-from trimtab.playback import begins
-from trimtab.tape_fold import Moment, moment
-from trimtab.tape_items import Batched, Trouble, batches, strands, tai_ns, utc_ns
-from trimtab.tape_times import Span, Window, window
+from trimtab.tape import write as tape_write
+from trimtab.tape.fold import Moment, moment
+from trimtab.tape.items import Batched, Trouble, batches, strands, tai_ns, utc_ns
+from trimtab.tape.jobs import Bar
+from trimtab.tape.playback import begins
+from trimtab.tape.times import Span, Window, window
 
 
 def cut(paths: Iterable[Path], span: Span, output: Path) -> int:

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from bus.tape import Head, Machine
 from bus.tape_reader import Damage, Segment, find, heads, segment
-from trimtab.playback import begins
+from trimtab.tape.playback import begins
 
 
 class Piece(Struct, frozen=True):

@@ -12,12 +12,12 @@ import msgspec
 
 from bus.tape import Machine
 from trimtab import show, tables
-from trimtab.model import Tally
+from trimtab.tape.model import Tally
 
 if TYPE_CHECKING:
-    from trimtab.compare import Compared, Row
+    from trimtab.tape.compare import Compared, Row
 
-SCHEMA = "trimtab.compare/v1"
+SCHEMA = "trimtab.tape.compare/v1"
 
 
 @dataclass
@@ -162,7 +162,7 @@ def _with(row: Row, theirs: Tally | None) -> Row:
 
 
 def _added(key: tuple[str, str, int], theirs: Tally) -> Row:
-    from trimtab.compare import Row
+    from trimtab.tape.compare import Row
 
     return Row(*key, "", Tally(theirs.start, theirs.start, theirs.start), theirs)
 

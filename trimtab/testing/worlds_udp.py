@@ -1,4 +1,4 @@
-"""A made-up world beside those of trimtab.worlds: a UDP socket to which bursts come."""
+"""A made-up world beside those of trimtab.testing.worlds: a UDP socket to which bursts come."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actuators.records import Spot
 from bus.schema import AnyEvent, Counters, UdpDrop
-from trimtab.waves import Wave, constant
+from trimtab.testing.waves import Wave, constant
 
 DEFAULT, MOST = "net.core.rmem_default", "net.core.rmem_max"
 UDP_MEM = tuple(f"net.ipv4.udp_mem[{place}]" for place in range(3))

@@ -5,7 +5,7 @@ pure and keep nothing: the same seconds give the same number, in any order, in a
 
     load = constant(2e6) + step(at_s=5, height=50e6) * noise(seed=1, share=0.1)
 
-trimtab.worlds turns waves into events: of a path with a TCP flow, of a neighbour table that fills, of counters.
+trimtab.testing.worlds turns waves into events: of a path with a TCP flow, of a neighbour table that fills, of counters.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A made-up world beside those of trimtab.worlds: a socket that listens, and who connects to it."""
+"""A made-up world beside those of trimtab.testing.worlds: a socket that listens, and who connects to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actuators.records import Spot
 from bus.schema import AnyEvent, Listener, ListenQueues
-from trimtab.waves import Wave, constant
+from trimtab.testing.waves import Wave, constant
 
 SOMAXCONN, SYN_BACKLOG = "net.core.somaxconn", "net.ipv4.tcp_max_syn_backlog"
 LINGER_S = 60.0

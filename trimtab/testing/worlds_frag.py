@@ -1,4 +1,4 @@
-"""A made-up world (trimtab.worlds): IP fragments that wait for the rest of their datagram, as far as there is room."""
+"""A made-up world (worlds): IP fragments that wait for the rest of their datagram, as far as there is room."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from actuators.records import Spot
 from bus.schema import AnyEvent, Counters, FragMemory, Probe
-from trimtab.waves import Wave, constant
+from trimtab.testing.waves import Wave, constant
 
 FRAG4 = "net.ipv4.ipfrag_high_thresh"
 FRAGMENT_BYTES = 2304

@@ -1,4 +1,4 @@
-"""What the pytest fixtures `tape`, `replay` and `golden` give (trimtab.pytest_plugin): recordings, what a policy would
+"""What the pytest fixtures `tape`, `replay` and `golden` give (plugin): recordings, what a policy would
 have had written on them, and whether a decider still wishes what it did."""
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from bus.schema import AnyEvent, Wish
 from bus.tape import Head, TapeError
 from bus.tape_reader import Unended
 from deciders.engine import Asked, decide
-from trimtab import made_tape, start
-from trimtab.outcome import Heard, Result
-from trimtab.playback import Playback, decider
-from trimtab.reels import Piece, Reels, find_reels
+from trimtab import start
+from trimtab.tape.playback import Playback, decider
+from trimtab.tape.reels import Piece, Reels, find_reels
+from trimtab.testing import made_tape
+from trimtab.testing.outcome import Heard, Result
 
 SECOND_NS = 1_000_000_000
 

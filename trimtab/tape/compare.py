@@ -1,6 +1,6 @@
 """`trimtab replay --policy` and `--code`: what would have been written otherwise, by another configuration or by
 the code of another checkout. Both policies, the recorded and the candidate, meet the same model of the host
-(trimtab.rerun), so that only they can make a difference; both begin with deciders that know nothing.
+(rerun), so that only they can make a difference; both begin with deciders that know nothing.
 """
 
 from __future__ import annotations
@@ -18,12 +18,13 @@ from bus.schema import Netns
 from bus.tape import Machine
 from bus.tape_reader import Unended
 from bus.tunables import Tunable
-from trimtab import checkout, compare_view, exits, jobs, start
-from trimtab.model import Tally
-from trimtab.playback import Playback
-from trimtab.reels import Piece, find_reels
-from trimtab.replay import FAULTS, why
-from trimtab.rerun import Rerun
+from trimtab import exits, start
+from trimtab.tape import checkout, compare_view, jobs
+from trimtab.tape.model import Tally
+from trimtab.tape.playback import Playback
+from trimtab.tape.reels import Piece, find_reels
+from trimtab.tape.replay import FAULTS, why
+from trimtab.tape.rerun import Rerun
 
 
 class Job(Struct, frozen=True):

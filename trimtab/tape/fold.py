@@ -12,8 +12,8 @@ from bus.schema import Probe
 from bus.tape import ASKED, Head, Memory, TapeError
 from bus.tape_reader import Block, Segment, lanes
 from deciders.engine import Decider, decide
-from trimtab.playback import decider
-from trimtab.tape_items import Batched, Trouble, batches, utc_ns
+from trimtab.tape.items import Batched, Trouble, batches, utc_ns
+from trimtab.tape.playback import decider
 
 
 class Moment(Struct, frozen=True):

@@ -1,0 +1,1 @@
+"""Recordings: looked at, cut and joined, decided once more, compared under another policy."""

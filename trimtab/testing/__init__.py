@@ -1,0 +1,1 @@
+"""For tests: pytest fixtures, made-up signals and hosts, tapes of them."""
