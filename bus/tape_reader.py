@@ -151,14 +151,22 @@ def being_written(path: Path) -> bool:
 def _walk(path: Path, start: int, only: int = -1) -> Iterator[tuple[int, Head | Block | End | Damage]]:
     """only: the source that is asked for; -1: all."""
     sound: dict[int, bool] = {}
+    known: set[int] = set()
+    """Sources that have had a head, or whose lack of one was told of."""
+    hit = False
     # Asked first: it may be closed while it is read.
     writing = being_written(path)
     for offset, packed in _packed(path, start):
         if isinstance(packed, Damage):
+            # It may have hit any head, and is told of.
+            hit = True
             sound.clear()
             yield ALL, packed
             continue
         source = packed.source
+        if packed.kind != "head" and source not in known and only == ALL and not hit:
+            yield source, _skipped(path, offset, TapeError("it belongs to no segment"))
+        known.add(source)
         if only not in (ALL, source) or (packed.kind != "head" and not sound.get(source)):
             continue
         try:

@@ -441,7 +441,7 @@ TUNABLES: tuple[Tunable, ...] = (
         unit_bytes=8,
         step=1.0,
         cooldown_s=3600.0,
-        per_hour=1,
+        per_hour=2,
         unit="buckets",
         scope="host",
         # Nobody asks for it: the whole table is copied while no connection can be looked up.

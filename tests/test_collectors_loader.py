@@ -193,7 +193,7 @@ def test_a_probe_that_the_verifier_refuses_takes_no_other_along(ear: Ear, tree: 
 @pytest.mark.system
 def test_a_record_that_is_not_as_its_row_says_does_not_compile(ear: Ear, tree: Path) -> None:
     table = tree / "bpf/__init__.py"
-    table.write_text(table.read_text().replace('struct.Struct("=11Q")', 'struct.Struct("=12Q")'))
+    table.write_text(table.read_text().replace('struct.Struct("=11Q")', 'struct.Struct("=12Q")', 1))
     rows = ear.load(tree=tree)
     assert off(rows).keys() == {"neigh_create"}
     assert "the record is not as its row says" in off(rows)["neigh_create"]
