@@ -102,7 +102,7 @@ def add(flow: Flow, t_ns: int, total: int, rtt_us: int, best_rtt_us: int, held: 
     flow.t_ns, flow.total, flow.window = t_ns, total, 0
     flow.samples = samples = flow.samples + 1
     if samples == 1:
-        flow.rate, flow.used, flow.rtt_us = rate, used, rtt_us
+        flow.rate, flow.used, flow.rtt_us = rate, used, float(rtt_us)
     else:
         alpha = 1 / samples if samples < SAMPLES_MIN else ALPHA
         flow.rate = mean = flow.rate + alpha * (rate - flow.rate)

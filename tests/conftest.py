@@ -65,7 +65,7 @@ def _is_alone(item: pytest.Item) -> bool:
 def _needs_host(item: pytest.Item) -> bool:
     """Of several processes all do, since what runs alone may count on the processors too. The long ones are left out:
     they run tests themselves, and would wait for what they hold."""
-    if item.get_closest_marker("long"):
+    if item.get_closest_marker("long") or item.get_closest_marker("fleet"):
         return False
     return hasattr(item.config, "workerinput") or _is_alone(item) or bool(item.get_closest_marker("system"))
 

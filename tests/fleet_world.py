@@ -97,7 +97,8 @@ mount -t tmpfs tmpfs /run
 while
     code=0
     mount -o remount,rw .
-    systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot \\
+    # The tree may be below /tmp, which is a new one there.
+    systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot "--bind-ro=$TREE" \\
     --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON --network-namespace-path=/proc/self/ns/net \\
     "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" \\
     -- systemd.unit=multi-user.target || code=$?
@@ -344,7 +345,7 @@ def _start(world: World, prefix: str, number: int, size: str, booted: bool) -> N
     base = world.folder / name
     base.mkdir()
     environment = {"NAME": name, "BASE": str(base), "SIZE": size, "UNPACKED": str(UNPACKED), "KEYS": str(world.folder),
-                   "ID": uuid.uuid4().hex, "CGROUP": namespace}  # fmt: skip
+                   "ID": uuid.uuid4().hex, "CGROUP": namespace, "TREE": str(TREE)}  # fmt: skip
     # The hosts end with the tests, however those end.
     argv = ["setpriv", "--pdeathsig=KILL", "nsenter", f"--net=/run/netns/{namespace}"]
     argv += ["unshare", "--mount", "--pid", "--uts", "--ipc", "--fork", "--kill-child"]

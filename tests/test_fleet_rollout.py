@@ -18,7 +18,7 @@ import pytest
 import rollout_world as on
 from fleet_world import World, bundle, fleet
 
-pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.fleet, pytest.mark.timeout(900)]
 
 NUMBER = 20
 FORMER = "[policy.no_ports]\nmost = 480\n"
