@@ -86,7 +86,9 @@ cat > etc/systemd/system/fleet-sshd.service <<END
 RuntimeDirectory=sshd
 ExecStart=/usr/sbin/sshd -D -f /etc/ssh/fleet/config
 END
-mkdir -p etc/systemd/system/multi-user.target.wants
+mkdir -p etc/systemd/system/multi-user.target.wants etc/systemd/system/service.d
+# The tree may be below /tmp, which is a new one there, and again for each unit.
+printf '[Service]\nBindReadOnlyPaths=%s\n' "$TREE" > etc/systemd/system/service.d/tree.conf
 ln -s ../fleet-sshd.service etc/systemd/system/multi-user.target.wants/
 for group in /sys/fs/cgroup/*/; do
     mkdir "$group$CGROUP" 2>/dev/null && echo $$ > "$group$CGROUP/cgroup.procs" || :
@@ -97,7 +99,6 @@ mount -t tmpfs tmpfs /run
 while
     code=0
     mount -o remount,rw .
-    # The tree may be below /tmp, which is a new one there.
     systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot "--bind-ro=$TREE" \\
     --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON --network-namespace-path=/proc/self/ns/net \\
     "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" \\
