@@ -174,7 +174,7 @@ def wait_for(look: Callable[[], object], wanted: bool = True) -> None:
 
 
 @pytest.mark.system
-@pytest.mark.long
+@pytest.mark.fleet
 class TestBooted:
     def test_the_units_run_as_their_rows_say_and_shut_themselves_in(self, booted: World) -> None:
         found = json.loads(booted.hosts["h1"].run(f"{TRIMTAB} status --json"))
