@@ -647,4 +647,4 @@ def test_whatever_happens_in_whatever_order_the_actuator_does_as_the_model_says(
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_the_model_holds_in_many_long_stories() -> None:
-    run_state_machine_as_test(Actuator, settings=settings(max_examples=800, stateful_step_count=50, **COMMON))
+    run_state_machine_as_test(Actuator, settings=settings(max_examples=300, stateful_step_count=50, **COMMON))
