@@ -568,7 +568,7 @@ def trial(t_ns: int, netns: int) -> Trial:
     return Trial(t_ns, netns, "tcp_buffer", WMEM, netns, 1, 1 << 18, 3 << 17, t_ns, table()[WMEM].guards)
 
 
-@pytest.mark.long
+@pytest.mark.search
 @pytest.mark.timeout(3000)
 def test_all_of_this_holds_for_more_worlds_and_for_longer() -> None:
     argv = [sys.executable, "-m", "pytest", "-q", "-x", __file__, "--timeout=1500", "-p", "no:cacheprovider"]
