@@ -140,6 +140,7 @@ class Live:
         self._consumed = 0
         self._folded = 0
         self._probes: dict[str, Probe] = {}
+        self._recorders: list[Recorder] = []
         self._poller = link.Poller()
         self._poller.add(link.Descriptor(stop))
         for subscriber in self._subscribers:
@@ -158,6 +159,7 @@ class Live:
                 settings.tape.segment_mib << 20,
                 partial(self._head, session, seat.decider),
             )
+            self._recorders.append(seat.recorder)
         for subscriber in self._subscribers:
             subscriber.tap = self._batch
 
@@ -170,7 +172,7 @@ class Live:
                 self._probes[event.name] = event
             for decider, wishes in asked:
                 self._seats[decider.name].ask(wishes, self._folded)
-        for recorder in self._recorders():
+        for recorder in self._recorders:
             recorder.close(time.monotonic_ns(), self._folded)
         self._tell("STOPPING=1")
 
@@ -181,11 +183,8 @@ class Live:
         for seat in self._seats.values():
             seat.sender.close()
 
-    def _recorders(self) -> list[Recorder]:
-        return [seat.recorder for seat in self._seats.values() if seat.recorder]
-
     def _batch(self, raw: bytes) -> None:
-        for recorder in self._recorders():
+        for recorder in self._recorders:
             recorder.batch(raw)
 
     def _head(self, session: Session, decider: Decider, number: int) -> Head:
@@ -197,7 +196,7 @@ class Live:
         told_s = time.monotonic()
         while True:
             # Whoever asks for the next event has folded the last one: here, all that came is done.
-            for recorder in self._recorders():
+            for recorder in self._recorders:
                 recorder.turn(time.monotonic_ns(), self._folded)
             ready = self._poller.wait(max(0.0, told_s + SECOND_S - time.monotonic()))
             for source in ready:
@@ -223,7 +222,7 @@ class Live:
         return sum(subscriber.received for subscriber in self._subscribers)
 
     def _tell(self, *lines: str) -> None:
-        seats, recorders = self._seats.values(), self._recorders()
+        seats, recorders = self._seats.values(), self._recorders
         names = ", ".join(self._seats)
         advice = [line for seat in seats for line in seat.decider.advice()]
         status = {
