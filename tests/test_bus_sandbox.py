@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pytest
 import zmq
+from child_world import child
 
 from bus import landlock, sandbox, seccomp
 from trimtab.privilege import drop
@@ -35,24 +36,6 @@ def without_landlock() -> str:
 
 
 confined = pytest.mark.skipif(bool(without_landlock()), reason=f"kernel: {without_landlock()}")
-
-
-def child(do: Callable[[], object]) -> str:
-    """What do() returns, in words, in a process of its own."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            said = repr(do())
-        except BaseException as error:  # noqa: BLE001 - reported to the parent
-            said = f"{type(error).__name__}: {error}"
-        os.write(write, said.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    return said
 
 
 def refusal(do: Callable[[], object]) -> str:

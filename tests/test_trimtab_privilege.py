@@ -5,10 +5,10 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from child_world import child
 
 from trimtab.privilege import NUMBERS, PrivilegeError, drop, held, mask, names
 
@@ -32,24 +32,6 @@ def test_every_capability_of_this_kernel_has_a_name() -> None:
     assert set(range(last + 1)) <= set(NUMBERS.values())
     # linux/capability.h
     assert (NUMBERS["CAP_CHOWN"], NUMBERS["CAP_SYS_ADMIN"], NUMBERS["CAP_CHECKPOINT_RESTORE"]) == (0, 21, 40)
-
-
-def child(do: Callable[[], object]) -> str:
-    """What do() returns, in words, in a process of its own."""
-    read, write = os.pipe()
-    pid = os.fork()
-    if pid == 0:
-        try:
-            said = repr(do())
-        except BaseException as error:  # noqa: BLE001 - reported to the parent
-            said = f"{type(error).__name__}: {error}"
-        os.write(write, said.encode())
-        os._exit(0)
-    os.close(write)
-    with os.fdopen(read) as pipe:
-        said = pipe.read()
-    os.waitpid(pid, 0)
-    return said
 
 
 class TestDropping:
