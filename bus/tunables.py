@@ -10,6 +10,7 @@ import resource
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
+import msgspec
 from msgspec import Meta, Struct
 
 INT_MAX = 2**31 - 1
@@ -18,11 +19,14 @@ PAGE_BYTES = resource.getpagesize()
 
 Scope = Literal["host", "netns"]
 Risk = Literal["safe", "careful", "manual"]
-Backend = Literal["sysctl", "neightbl"]
+Backend = Literal["sysctl", "neightbl", "route"]
+AT = "@"
+"""Between a row and the destination, where a row is of many keys: route.congctl@10.1.2.0/24."""
 
 
 class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
-    """One integer in the kernel. `name` is the sysctl's, with [index] where the sysctl holds several."""
+    """One integer in the kernel. `name` is the sysctl's, with [index] where the sysctl holds several; that of a route's
+    metric is ours."""
 
     name: Annotated[str, Meta(pattern=r"^[a-z0-9_]+(\.[a-zA-Z0-9_\-]+)+(\[[0-3]\])?\Z", max_length=128)]
     low: int
@@ -56,6 +60,13 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     be measured, and the bounds alone limit a change."""
     guards: tuple[str, ...] = ()
     """Signals that must not get worse while a change is on trial."""
+    words: tuple[str, ...] = ()
+    """What the values are called where they are no amounts, from 0 on. Between them no step is measured."""
+    instances: Annotated[int, Meta(ge=0)] = 0
+    """Where not 0, the row is of many keys, NAME@PREFIX (bus.prefix), of which one namespace may have so many at once.
+    A 0 is allowed whatever the bounds: nothing of ours is set. From there and to there no step is measured."""
+    life_s: Annotated[int, Meta(ge=0)] = 0
+    """Where not 0, a change is never confirmed for good: it stands on its decider's lease, and no longer than this."""
     summary: str
 
     @property
@@ -77,6 +88,22 @@ class Tunable(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     def index(self) -> int:
         """Which of the sysctl's integers; 0 where it has one."""
         return int(self.name[-2]) if self.name.endswith("]") else 0
+
+    @property
+    def prefix(self) -> str:
+        """The destination, of a key; empty for the row itself."""
+        return self.name.partition(AT)[2]
+
+    @property
+    def after(self) -> str:
+        """What follows a value: a space and the unit, or nothing where values are words."""
+        return "" if self.words or not self.unit else f" {self.unit}"
+
+    def shown(self, value: int) -> str:
+        """A value as people read it, without its unit."""
+        if self.words:
+            return self.words[value] if 0 <= value < len(self.words) else f"unknown ({value})"
+        return "none" if self.instances and not value else f"{value}"
 
     @property
     def related(self) -> tuple[str, ...]:
@@ -291,6 +318,36 @@ def _udp_buffer(name: str, high: int, ram_share: int, unit_bytes: int, summary: 
     )
 
 
+ALGORITHMS = (
+    *("none", "reno", "cubic", "bbr", "dctcp", "htcp", "vegas", "westwood", "illinois"),
+    *("bic", "cdg", "highspeed", "hybla", "lp", "nv", "scalable", "veno", "yeah"),
+)
+"""As the kernel calls them (tcp_available_congestion_control). Recordings and journals hold the numbers: new ones are
+added at the end."""
+
+
+def _route(name: str, low: int, high: int, unit: str, **more: Any) -> Tunable:
+    """A metric of a route to one destination, which the kernel takes for connections that begin. A route has a next
+    hop, and one that is copied must not outlive the route that it was copied from: hence life_s."""
+    return Tunable(
+        name=f"route.{name}",
+        low=low,
+        high=high,
+        step=1.0,
+        cooldown_s=5.0,
+        per_hour=12,
+        unit=unit,
+        scope="netns",
+        risk="careful",
+        decider="congestion",
+        backend="route",
+        guards=("retransmit_share", "srtt_us"),
+        instances=64,
+        life_s=3600,
+        **more,
+    )
+
+
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
@@ -450,6 +507,31 @@ TUNABLES: tuple[Tunable, ...] = (
         guards=("psi_memory",),
         summary="size of the hash table of tracked connections",
     ),
+    _route(
+        "congctl",
+        low=0,
+        high=len(ALGORITHMS) - 1,
+        unit="algorithm",
+        words=ALGORITHMS,
+        summary="congestion control of new TCP connections to a destination, of those that are available",
+    ),
+    _route(
+        "initcwnd",
+        # Below 4 a request and its answer take a round trip more; the kernel's own is 10 (TCP_INIT_CWND), and 64 are
+        # what a path of 1 Gbit/s and 0.7 ms holds at once.
+        low=4,
+        high=64,
+        unit="segments",
+        summary="how much a new TCP connection to a destination sends before it hears anything",
+    ),
+    _route(
+        "rto_min",
+        # Below two ticks of a slow kernel's clock it is no measure; the kernel's own is 200 ms (TCP_RTO_MIN).
+        low=20,
+        high=1000,
+        unit="ms",
+        summary="least time that TCP waits for a destination's acknowledgement before it sends again",
+    ),
 )
 
 
@@ -461,10 +543,33 @@ def table(more: Iterable[Tunable] = ()) -> Mapping[str, Tunable]:
             raise ValueError(f"tunable {row.name} has two rows")
         if row.low > row.high:
             raise ValueError(f"tunable {row.name}: low {row.low} is above high {row.high}")
+        _check_kind(row)
         rows[row.name] = row
     for row in filter(lambda row: row.twin, rows.values()):
         _check_twin(row, rows.get(row.twin))
     return rows
+
+
+def row_of(rows: Mapping[str, Tunable], key: str) -> Tunable | None:
+    """The row of a key, by the key's whole name: what stands before the @ finds it, and it then bears that name.
+    Whether the prefix may be had is for the gate to say."""
+    name, at, _ = key.partition(AT)
+    row = rows.get(name)
+    if row is None or not at:
+        return row
+    return msgspec.structs.replace(row, name=key) if row.instances else None
+
+
+def base(key: str) -> str:
+    """The name of a key's row."""
+    return key.partition(AT)[0]
+
+
+def _check_kind(row: Tunable) -> None:
+    if bool(row.instances) != (row.backend == "route"):
+        raise ValueError(f"tunable {row.name}: instances are for the route backend, and it for them")
+    if row.words and not 0 <= row.low <= row.high < len(row.words):
+        raise ValueError(f"tunable {row.name}: {row.low} to {row.high} have no {len(row.words)} words")
 
 
 def _check_twin(row: Tunable, other: Tunable | None) -> None:
