@@ -15,8 +15,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from msgspec import Struct
-
 from bus.schema import (
     VERSION,
     Counters,
@@ -32,10 +30,11 @@ from bus.schema import (
     Verdict,
 )
 from deciders import measures
+from deciders.guard_cases import State, forget, take
 from deciders.measures import Key, Measures
 from deciders.samples import Flows
-from deciders.series import SECOND_NS, Baseline, Window
-from deciders.signals import BY_NAME, ROWS, SPEED_ROW
+from deciders.series import SECOND_NS, Window
+from deciders.signals import ROWS, SPEED_ROW
 from deciders.trials import (
     Case,
     Decision,
@@ -51,7 +50,7 @@ from deciders.trials import (
     unmeasured,
 )
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "State", "start", "step"]
 
 NAME = "guard"
 TOPICS = (Tick, Trial, Outcome, Netns, Host, Counters, NeighTable, Drops, TcpSndBuf, TcpRcvBuf)
@@ -68,17 +67,6 @@ PAUSE_NS = 30 * SECOND_NS
 """... and then once in so long."""
 PATIENCE = 3
 """After so many soaks, a change of which not enough could be measured is put back."""
-CASES_MAX = 4096
-
-
-class State(Struct):
-    """Everything known. Bounded by CASES_MAX and as Measures is."""
-
-    policy: Policy
-    measures: Measures
-    cases: dict[int, Case]
-    """By the change's number, in the order in which they were first heard of."""
-    now_ns: int = 0
 
 
 def start(policy: Policy) -> State:
@@ -110,7 +98,7 @@ def _on_fact(state: State, event: Host | Netns) -> Sequence[Verdict]:
     measures.learn(state.measures, event)
     if isinstance(event, Netns) and not event.alive:
         for number in [number for number, case in state.cases.items() if case.trial.netns == event.netns]:
-            del state.cases[number]
+            forget(state, number)
     return ()
 
 
@@ -118,41 +106,8 @@ def _on_fact(state: State, event: Host | Netns) -> Sequence[Verdict]:
 
 
 def _on_trial(state: State, event: Trial) -> Sequence[Verdict]:
-    case = state.cases.get(event.change)
-    if case is None:
-        if len(state.cases) >= CASES_MAX:
-            del state.cases[next(iter(state.cases))]
-        state.cases[event.change] = _case(state, event)
-    else:
-        case.seen_ns = max(case.seen_ns, event.t_ns)
+    take(state, event)
     return ()
-
-
-def _case(state: State, event: Trial) -> Case:
-    needs: list[list[Key]] = []
-    keys: dict[Key, None] = {}
-    for name in dict.fromkeys(event.guards):
-        rows = BY_NAME.get(name, ())
-        mine = [measures.key_of(state.measures, row, event) for row in rows]
-        # What excuses comes before what it excuses.
-        keys.update(((SPEED_ROW, key[1]), None) for key in mine if ROWS[key[0]].paid)
-        keys.update(dict.fromkeys(mine))
-        if not rows or any(ROWS[row].always for row in rows):
-            needs.append([key for key in mine if ROWS[key[0]].always])
-    watches = [Watch(key, _baseline(state, key, event), event.since_ns) for key in keys]
-    return Case(event, watches, needs, event.t_ns)
-
-
-def _baseline(state: State, key: Key, event: Trial) -> Baseline | None:
-    policy = state.policy
-    # A regression shows within so long; a step that comes sooner after another may stand on one.
-    quiet_ns = int(2 * policy.worse_windows * policy.window_s * SECOND_NS)
-    for case in state.cases.values():
-        for watch in case.watches:
-            close = event.since_ns - case.trial.since_ns < quiet_ns
-            if watch.key == key and (close or watch.streak):
-                return watch.baseline
-    return measures.earlier(state.measures, key, event.since_ns)
 
 
 def _on_outcome(state: State, event: Outcome) -> Sequence[Verdict]:
@@ -189,7 +144,7 @@ def _on_tick(state: State, event: Tick) -> Sequence[Verdict]:
     state.now_ns = event.t_ns
     windows = measures.windows(state.measures, event.t_ns)
     for number in [number for number, case in state.cases.items() if _gone(case, event.t_ns)]:
-        del state.cases[number]
+        forget(state, number)
     going: set[tuple[str, int]] = set()
     waiting: set[tuple[str, int]] = set()
     for case in sorted(state.cases.values(), key=lambda case: case.trial.change):

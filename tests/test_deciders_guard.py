@@ -40,7 +40,7 @@ from bus.schema import (
     Verdict,
 )
 from bus.tunables import TUNABLES, table
-from deciders import guard, measures, samples, series, signals
+from deciders import guard, guard_cases, measures, samples, series, signals
 from deciders.engine import Decider, decide
 from deciders.guard import Policy
 from deciders.samples import Flows
@@ -570,6 +570,40 @@ def test_a_step_close_after_another_has_its_baseline_and_a_later_one_its_own(des
     assert all(mean is not None and 0.001 < mean < 0.004 for mean in baselines(desk, 3, "retransmit_share"))
 
 
+def measured_by(desk: Desk) -> dict[Any, dict[int, int]]:
+    """What the guard's index is to hold, by a look at every case."""
+    found: dict[Any, dict[int, int]] = {}
+    for number, case in desk.state.cases.items():
+        for at, watch in enumerate(case.watches):
+            found.setdefault(watch.key, {})[number] = at
+    return found
+
+
+def test_cases_are_found_by_what_measures_them_whatever_became_of_others(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(guard_cases, "CASES_MAX", 5)
+    for number in range(2, 9):
+        desk.say(trial(number, desk.now_ns, number % 3 + 20))
+        assert desk.state.measured == measured_by(desk)
+    assert list(desk.state.cases) == [4, 5, 6, 7, 8]
+    desk.say(Netns(desk.now_ns, 21, 0, "x", False))
+    assert list(desk.state.cases) == [5, 6, 8]
+    assert desk.state.measured == measured_by(desk)
+    desk.say(Tick(desk.now_ns + 400 * SECOND, 0))
+    assert desk.state.cases == desk.state.measured == {}
+
+
+def test_cases_remembered_by_a_guard_that_had_no_index_are_found_as_well(desk: Desk) -> None:
+    desk.begin(1)
+    desk.pass_(3, share=0.004)
+    remembered = msgspec.msgpack.decode(msgspec.msgpack.encode(desk.state))
+    del remembered["measured"]
+    desk.state = msgspec.msgpack.decode(msgspec.msgpack.encode(remembered), type=guard_cases.State)
+    desk.begin(2)
+    assert baselines(desk, 2, "retransmit_share") == [0.0, 0.0]
+
+
 def test_what_was_read_in_the_second_of_the_change_and_before_it_counts_as_before() -> None:
     desk = Desk()
     desk.pass_(3, ticks=False)
@@ -712,7 +746,7 @@ def test_a_namespace_that_has_gone_is_forgotten(desk: Desk) -> None:
 
 
 def test_what_is_remembered_is_bounded(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guard, "CASES_MAX", 20)
+    monkeypatch.setattr(guard_cases, "CASES_MAX", 20)
     monkeypatch.setattr(measures, "SERIES_MAX", 30)
     monkeypatch.setattr(samples, "FLOWS_MAX", 10)
     for number in range(2, 200):
