@@ -24,6 +24,7 @@ from pathlib import Path
 from bus import tunables
 from bus.codec import decode, encode
 from bus.config import Config
+from bus.disk import Disk
 from bus.numbering import Numbering
 from bus.recorder import Recorder, Session
 from bus.revision import revision
@@ -100,7 +101,7 @@ def record(folder: Path, name: str, stream: list[AnyEvent]) -> None:
         lanes = {"bench": (numbering.epoch_ns, numbering.next)}
         return session.head(number, Memory(folded, lanes, *decider.remember()), [])
 
-    recorder = Recorder(folder, 1 << 30, settings.tape.segment_mib << 20, head)
+    recorder = Recorder(folder, 1 << 30, settings.tape.segment_mib << 20, head, Disk(1 << 40))
     for raw in raws:
         # Time as the recorder sees it is that of the events, so that it writes as often as it would live.
         recorder.turn(stream[folded].t_ns, folded)
@@ -110,6 +111,7 @@ def record(folder: Path, name: str, stream: list[AnyEvent]) -> None:
             for wish in wishes:
                 recorder.asked(folded, wish)
     recorder.close(stream[-1].t_ns, folded)
+    recorder.disk.settle(60)
 
 
 def from_disk(folder: Path, rounds: int) -> float:

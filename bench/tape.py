@@ -57,13 +57,14 @@ def record_idle(folder: Path, seconds: int = 600) -> None:
             found += (NeighTable(t_ns, family, 3, 128, 512, 1024, 0, 0, second, second) for family in (2, 10))
         tape.batch(encode(Batch(1, LANE, 5, second, found)))
     tape.close(seconds * 1_000_000_000, 0)
+    tape.disk.settle(10)
 
 
 @contextmanager
 def decider(name: str, run_dir: Path, tape: Path | None) -> Iterator[int]:
     """A process of this decider. Its pid."""
     argv = [sys.executable, "-m", "deciders", name, "--run-dir", str(run_dir), "--config", str(run_dir / "config.json")]
-    process = subprocess.Popen([*argv, *(["--tape", str(tape)] if tape else [])], cwd=ROOT)
+    process = subprocess.Popen([*argv, *(["--tapes", str(tape.parent)] if tape else [])], cwd=ROOT)
     try:
         yield process.pid
     finally:
@@ -119,6 +120,7 @@ def calls_s(folder: Path, stream: Sequence[AnyEvent], rounds: int = 20) -> float
             tape.batch(raw)
             tape.turn(number, 0)
         tape.turn(2_000_000_000, 0)
+        tape.disk.settle(10)
         least = min(least, (time.process_time_ns() - begun) / 1e9)
         tape.close(2_000_000_000, 0)
         assert not tape.trouble, tape.trouble
@@ -152,7 +154,8 @@ def main() -> int:
     options = parser.parse_args()
     busy = replay.events(int(options.rate * (options.seconds + WARM_S)))
     with tempfile.TemporaryDirectory(prefix="tt-bench-") as base:
-        run_dir, tape, quiet, calls = (Path(base) / name for name in ("run", "busy", "idle", "calls"))
+        run_dir, tapes, quiet, calls = (Path(base) / name for name in ("run", "busy", "idle", "calls"))
+        tape = tapes / options.decider
         for folder in (
             tape,
             quiet,

@@ -24,6 +24,7 @@ from bus.arguments import EX_USAGE, RoleParser, UsageError
 from bus.config import ConfigError
 from bus.notify import notify
 from bus.recorder import Recorder, Session
+from bus.recordings import Recordings
 from bus.revision import revision
 from bus.sandbox import Sandbox
 from bus.schema import TOPICS, VERSION, AnyEvent, Beat, Probe
@@ -140,7 +141,7 @@ class Live:
         self._consumed = 0
         self._folded = 0
         self._probes: dict[str, Probe] = {}
-        self._recorders: list[Recorder] = []
+        self._recordings = Recordings(_say)
         self._poller = link.Poller()
         self._poller.add(link.Descriptor(stop))
         for subscriber in self._subscribers:
@@ -153,15 +154,10 @@ class Live:
         for name, seat in self._seats.items():
             module = place(name)
             session = Session(name, module, revision(module), settings, rows.values())
-            seat.recorder = Recorder(
-                folder / name,
-                settings.tape.max_mib << 20,
-                settings.tape.segment_mib << 20,
-                partial(self._head, session, seat.decider),
-            )
-            self._recorders.append(seat.recorder)
+            head = partial(self._head, session, seat.decider)
+            seat.recorder = self._recordings.add(name, folder / name, settings.tape, head)
         for subscriber in self._subscribers:
-            subscriber.tap = self._batch
+            subscriber.tap = self._recordings.batch
 
     def run(self) -> None:
         """Decide until told to stop."""
@@ -172,8 +168,7 @@ class Live:
                 self._probes[event.name] = event
             for decider, wishes in asked:
                 self._seats[decider.name].ask(wishes, self._folded)
-        for recorder in self._recorders:
-            recorder.close(time.monotonic_ns(), self._folded)
+        self._recordings.close(time.monotonic_ns(), self._folded)
         self._tell("STOPPING=1")
 
     def close(self) -> None:
@@ -182,10 +177,6 @@ class Live:
             subscriber.close()
         for seat in self._seats.values():
             seat.sender.close()
-
-    def _batch(self, raw: bytes) -> None:
-        for recorder in self._recorders:
-            recorder.batch(raw)
 
     def _head(self, session: Session, decider: Decider, number: int) -> Head:
         heard = {each.publisher: (each.numbering.epoch_ns, each.numbering.next) for each in self._subscribers}
@@ -196,8 +187,7 @@ class Live:
         told_s = time.monotonic()
         while True:
             # Whoever asks for the next event has folded the last one: here, all that came is done.
-            for recorder in self._recorders:
-                recorder.turn(time.monotonic_ns(), self._folded)
+            self._recordings.turn(time.monotonic_ns(), self._folded)
             ready = self._poller.wait(max(0.0, told_s + SECOND_S - time.monotonic()))
             for source in ready:
                 if isinstance(source, link.Subscriber):
@@ -222,7 +212,8 @@ class Live:
         return sum(subscriber.received for subscriber in self._subscribers)
 
     def _tell(self, *lines: str) -> None:
-        seats, recorders = self._seats.values(), self._recorders
+        seats = self._seats.values()
+        tapes = self._recordings.status(self._folded)
         names = ", ".join(self._seats)
         advice = [line for seat in seats for line in seat.decider.advice()]
         status = {
@@ -232,12 +223,17 @@ class Live:
             "wishes": sum(seat.wishes for seat in seats),
             "dropped": sum(seat.sender.dropped for seat in seats),
             "sandbox": self._shut_in.holds,
-            "missing": [f"{part} (decider {names})" for part in self._shut_in.missing],
-            "tape": next((one.trouble for one in recorders if one.trouble), "") if recorders else "off",
-            "tape_bytes": sum(recorder.written for recorder in recorders),
+            **tapes,
+            "missing": [*(f"{part} (decider {names})" for part in self._shut_in.missing), *tapes["missing"]],
             **({"advice": advice} if advice else {}),
         }
         notify(*lines, "WATCHDOG=1", f"STATUS={msgspec.json.encode(status).decode()}")
+
+
+def _say(line: str) -> None:
+    """One line for the operator. A reader that has gone must not stop the decider."""
+    with contextlib.suppress(OSError):
+        print(f"deciders: {line}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,8 @@ class Live:
         self.now_ns = BEGIN_NS
         self.probes: dict[str, Probe] = {}
         self.wishes: list[tuple[int, bytes]] = []
+        self.waits = True
+        """For the disk, after each turn: who records does not."""
         module = place(name)
         self._session = Session(name, module, revision(module), self.config, tunables.table().values())
         self._head = head
@@ -116,7 +118,7 @@ class Live:
 
     def feed(self, found: Sequence[Batch], turn: int = 4) -> None:
         """Decide on the batches, so many of them at each turn."""
-        self.recorder.turn(self.now_ns, self.folded)
+        self.turn()
         for start in range(0, len(found), turn):
             events: list[AnyEvent] = []
             for batch in found[start : start + turn]:
@@ -130,10 +132,17 @@ class Live:
                 for wish in wishes:
                     self.recorder.asked(self.folded, wish)
                     self.wishes.append((self.folded, encode(wish)))
-            self.recorder.turn(self.now_ns, self.folded)
+            self.turn()
+
+    def turn(self, after_ns: int = 0) -> None:
+        """All is folded, so much later, and what is then to be written is."""
+        self.now_ns += after_ns
+        self.recorder.turn(self.now_ns, self.folded)
+        assert not self.waits or self.recorder.disk.settle(10)
 
     def close(self) -> None:
         self.recorder.close(self.now_ns, self.folded)
+        assert self.recorder.disk.settle(10)
 
 
 def record(folder: Path, seconds: int = 20, lose: Sequence[int] = (), **head: Any) -> Live:

@@ -17,6 +17,7 @@ import msgspec
 import pytest
 from tape_world import Live, batches, record, replayed
 
+from bus import segment_file
 from bus.config import Config, Tape
 from bus.recorder import FLUSH_NS, RETRY_NS, SEGMENT_NS
 from bus.tape import End, Memory, TapeError
@@ -59,7 +60,7 @@ def test_a_segment_that_is_full_or_old_is_closed_and_the_next_goes_on(tmp_path: 
 
     live = Live(tmp_path / "old")
     live.feed(batches(2))
-    live.recorder.turn(live.now_ns + SEGMENT_NS, live.folded)
+    live.turn(SEGMENT_NS)
     live.close()
     assert [each.end.why for *_, each in replayed(tmp_path / "old") if each.end] == ["old", "stopped"]
 
@@ -81,11 +82,28 @@ def test_the_oldest_segments_make_room_for_the_newest(tmp_path: Path) -> None:
     assert live.recorder._segment_bytes == MIB // 2
 
 
+def test_with_the_clock_set_back_the_segments_of_this_run_are_the_last_to_go(tmp_path: Path) -> None:
+    live = Live(tmp_path, config=Config(tape=Tape(max_mib=1)))
+    live.recorder._name = "19700101T000007.000Z"
+    live.recorder._number = 9999
+    for number in range(3):
+        (tmp_path / f"2020010{number}T000000.000Z-0000.tape").write_bytes(bytes(100_000))
+    for _ in range(30):
+        live.turn()
+        live.recorder.batch(os.urandom(100_000))
+        live.now_ns += FLUSH_NS
+    live.close()
+    left = sorted((path.name for path in tmp_path.iterdir()), key=lambda name: int(name[21:].removesuffix(".tape")))
+    last = live.recorder._number - 1
+    assert last > 10001
+    assert left == [f"19700101T000007.000Z-{number}.tape" for number in range(last - len(left) + 1, last + 1)]
+
+
 def test_a_segment_larger_than_the_cap_is_cut_to_half_of_it(tmp_path: Path) -> None:
     live = Live(tmp_path, config=Config(tape=Tape(max_mib=1, segment_mib=4)))
     noise = os.urandom(200_000)
     for _ in range(30):
-        live.recorder.turn(live.now_ns, 0)
+        live.turn()
         live.recorder.batch(noise)
         live.now_ns += FLUSH_NS
         size = sum(path.stat().st_size for path in tmp_path.iterdir())
@@ -94,19 +112,21 @@ def test_a_segment_larger_than_the_cap_is_cut_to_half_of_it(tmp_path: Path) -> N
     live.close()
 
 
-def test_a_block_that_goes_over_a_segments_end_has_room_within_the_cap(tmp_path: Path) -> None:
+def test_a_block_that_goes_over_a_segments_end_has_room_within_the_cap(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "20200101T000000.000Z-0000.tape").write_bytes(bytes(500_000))
     live = Live(tmp_path, config=Config(tape=Tape(max_mib=1)))
     sizes = []
-    make_room = live.recorder._make_room
+    make_room = segment_file._make_room
 
-    def looked_at() -> None:
+    def looked_at(path: Path, allowed_bytes: int) -> None:
         sizes.append(sum(path.stat().st_size for path in tmp_path.iterdir()))
-        make_room()
+        make_room(path, allowed_bytes)
 
-    live.recorder._make_room = looked_at  # type: ignore[method-assign]
+    monkeypatch.setattr(segment_file, "_make_room", looked_at)
     for _ in range(8):
-        live.recorder.turn(live.now_ns, 0)
+        live.turn()
         live.recorder.batch(os.urandom(255_000))
         live.now_ns += FLUSH_NS
     live.close()
@@ -131,8 +151,7 @@ def test_a_write_that_fails_stops_the_tape_and_not_the_decider_and_it_goes_on_la
     found = batches(40)
     live.feed(found[:40])
     live.recorder.batch(os.urandom(100_000))
-    live.now_ns += FLUSH_NS
-    live.recorder.turn(live.now_ns, live.folded)
+    live.turn(FLUSH_NS)
     assert live.recorder.trouble.endswith(": No space left on device")
     live.feed(found[40:120])
     assert len(list(tmp_path.iterdir())) == 1
@@ -164,8 +183,7 @@ def test_a_full_filesystem_leaves_no_litter_and_is_tried_again(tmp_path: Path) -
         live.now_ns += FLUSH_NS
         live.feed(found[40:80], turn=40)
         live.recorder.batch(os.urandom(9000))
-        live.now_ns += FLUSH_NS
-        live.recorder.turn(live.now_ns, live.folded)
+        live.turn(FLUSH_NS)
         assert "No space left" in live.recorder.trouble
         for _ in range(5):
             live.now_ns += RETRY_NS
@@ -259,7 +277,8 @@ def test_a_tape_that_is_being_written_is_not_called_torn(tmp_path: Path) -> None
     # Closed while it is read.
     reading = segment.blocks()
     next(reading)
-    live.recorder._let_go()
+    assert live.recorder._file
+    live.recorder._file.let_go()
     assert all(isinstance(block, Block) for block in reading)
     assert not being_written(path)
     assert not isinstance(list(segment.blocks())[-1], Block)
