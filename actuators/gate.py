@@ -11,8 +11,9 @@ from collections.abc import Callable, Collection, Mapping
 
 from msgspec import Struct
 
+from bus import prefix
 from bus.schema import Wish
-from bus.tunables import INT_MAX, Bounds, Tunable
+from bus.tunables import AT, INT_MAX, Bounds, Tunable, base
 
 FUTURE_NS = 100_000_000
 """A wish's time may be this far ahead: a time namespace or a late reading of the clock, not a lie."""
@@ -48,6 +49,8 @@ class View(Struct, frozen=True):
     """And of all deciders."""
     twin_ours: bool = False
     """A value of ours stands in its twin."""
+    others: int = 0
+    """At how many other destinations of its namespace something of ours stands, of the same row."""
 
 
 class Refused(Struct, frozen=True):
@@ -102,7 +105,15 @@ def _screened(row: Tunable | None, wish: Wish, asker: str, fence: Collection[int
         return _unknown(wish)
     if asker != row.decider:
         return Refused("owner", f"{row.name} is {row.decider}'s to ask for, not {asker}'s")
-    return _manual(row) or _scope(row, wish) or _fence(wish, fence) or _text(wish) or _age(wish, now_ns) or row
+    return (
+        _manual(row)
+        or _prefix(row)
+        or _scope(row, wish)
+        or _fence(wish, fence)
+        or _text(wish)
+        or _age(wish, now_ns)
+        or row
+    )
 
 
 def _unknown(wish: Wish) -> Refused:
@@ -112,6 +123,12 @@ def _unknown(wish: Wish) -> Refused:
 def _manual(row: Tunable) -> Refused | None:
     if row.risk == "manual":
         return Refused("manual", f"{row.name} is for people to set: trimtab only advises on it")
+    return None
+
+
+def _prefix(row: Tunable) -> Refused | None:
+    if row.instances and (fault := prefix.fault(row.prefix)):
+        return Refused("prefix", f"{base(row.name)} is set as {base(row.name)}{AT}PREFIX: {fault}")
     return None
 
 
@@ -155,7 +172,8 @@ def _held(case: _Case) -> Refused | None:
 
 def _believed(case: _Case) -> Refused | None:
     if case.wish.believed != case.view.value:
-        return Refused("believed", f"{case.view.value} stands there, not {case.wish.believed}")
+        stands, believed = case.row.shown(case.view.value), case.row.shown(case.wish.believed)
+        return Refused("believed", f"{stands} stands there, not {believed}")
     return None
 
 
@@ -166,18 +184,23 @@ def _range(case: _Case) -> Refused | None:
 
 
 def _bounds(case: _Case) -> Refused | None:
-    if not case.bounds.low <= case.wish.want <= case.bounds.high:
-        return Refused("bounds", f"{case.wish.want} lies outside {case.bounds.low} to {case.bounds.high}")
+    if not case.bounds.low <= case.wish.want <= case.bounds.high and not _gives_back(case):
+        want, low, high = map(case.row.shown, (case.wish.want, case.bounds.low, case.bounds.high))
+        return Refused("bounds", f"{want} lies outside {low} to {high}")
     return None
+
+
+def _gives_back(case: _Case) -> bool:
+    """Of a destination, that nothing of ours be set there: always within the bounds, and never too soon."""
+    return bool(case.row.instances) and not case.wish.want
 
 
 def _step(case: _Case) -> Refused | None:
     value = abs(case.view.value)
     change = abs(case.wish.want - case.view.value)
     if change == 0:
-        return Refused("nothing", f"{case.view.value} stands there already")
-    if case.row.twin and not value:
-        # The twin counts. No step can be measured from there, so the bounds are all that limits this one.
+        return Refused("nothing", f"{case.row.shown(case.view.value)} stands there already")
+    if _unmeasured(case):
         return None
     ends = (case.bounds.low, case.bounds.high, case.view.original)
     if change < int(case.row.dead_band * value) and case.wish.want not in ends:
@@ -185,6 +208,20 @@ def _step(case: _Case) -> Refused | None:
     if change > max(1, case.row.step * value):
         return Refused("step", f"a change by {change} is more than {case.row.step:g} of {case.view.value}")
     return None
+
+
+def _unmeasured(case: _Case) -> bool:
+    """No step can be measured, so that the bounds are all that limits this one: between words; where the twin counts;
+    from nothing of ours, or to nothing."""
+    if case.row.instances and not (case.view.value and case.wish.want):
+        return True
+    return bool(case.row.words) or (bool(case.row.twin) and not case.view.value)
+
+
+def _patience(case: _Case) -> Refused | None:
+    if _gives_back(case):
+        return None
+    return _pace(case) or _turns(case) or _crowd(case) or _instances(case)
 
 
 def _pace(case: _Case) -> Refused | None:
@@ -213,6 +250,15 @@ def _crowd(case: _Case) -> Refused | None:
     return None
 
 
+def _instances(case: _Case) -> Refused | None:
+    most = case.row.instances
+    if most and case.view.others >= most:
+        return Refused(
+            "instances", f"{case.view.others} other destinations of {case.wish.netns} have one, at most {most}"
+        )
+    return None
+
+
 def _relations(case: _Case) -> Refused | None:
     want, related = case.wish.want, case.view.related
     if case.view.twin_ours:
@@ -235,8 +281,6 @@ _CHECKS: tuple[Callable[[_Case], Refused | None], ...] = (
     _range,
     _bounds,
     _step,
-    _pace,
-    _turns,
-    _crowd,
+    _patience,
     _relations,
 )

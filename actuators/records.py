@@ -20,6 +20,8 @@ from typing import Literal
 
 from msgspec import Struct
 
+from bus.tunables import base
+
 State = Literal["intent", "trial", "confirmed", "failed", "reverted", "rolled_back", "ceded", "lost", "advised"]
 STATES: tuple[State, ...] = (
     "intent",
@@ -49,6 +51,11 @@ class Spot(Struct, frozen=True, order=True):
 
     tunable: str
     netns: int
+
+
+def others(spot: Spot, other: Spot) -> bool:
+    """Whether these are two keys of one row in one namespace: two destinations."""
+    return other != spot and other.netns == spot.netns and base(other.tunable) == base(spot.tunable)
 
 
 class Site(Struct, frozen=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from typing import Any
 
 import msgspec
@@ -365,6 +366,168 @@ def test_an_hour_holds_only_so_many_changes_of_one_decider_and_of_all(
     assert kind(admit(view={"asked": asked, "all_asked": all_asked})) == expected
 
 
+# --- what is set per destination
+
+KEY = "route.initcwnd@10.1.2.0/24"
+AMOUNT = msgspec.structs.replace(tunables.table()["route.initcwnd"], name=KEY, cooldown_s=5.0)
+WORD = msgspec.structs.replace(tunables.table()["route.congctl"], name="route.congctl@10.1.2.0/24")
+
+
+def ask(row: Tunable, value: int, want: int, netns: int = 7, **view: Any) -> Grant | Refused:
+    wish = replace_wish(tunable=row.name, netns=netns, believed=value, want=want)
+    return gate.admit(row, Bounds(row.low, row.high), wish, row.decider, View(value, 0, **view), NOW_NS)
+
+
+def test_a_destination_s_key_is_granted_under_its_whole_name() -> None:
+    assert ask(AMOUNT, 0, 20) == Grant(KEY, 7, 0, 20)
+    assert ask(WORD, 0, 3) == Grant(WORD.name, 7, 0, 3)
+
+
+@pytest.mark.parametrize(
+    "prefix",
+    [
+        "",
+        "0.0.0.0/0",
+        "127.0.0.0/8",
+        "10.1.2.3/24",
+        "10.1.2.0/24@10.1.2.0/24",
+        "../../x",
+        "fe80::/64",
+        "x\n",
+        "default",
+    ],
+)
+def test_a_destination_that_is_none_is_refused_with_how_a_key_is_written(prefix: str) -> None:
+    answer = ask(msgspec.structs.replace(AMOUNT, name=f"route.initcwnd@{prefix}"), 0, 20)
+    assert isinstance(answer, Refused)
+    assert answer.kind == "prefix"
+    assert answer.reason.startswith("route.initcwnd is set as route.initcwnd@PREFIX: ")
+    assert answer.reason.isprintable()
+
+
+def test_the_row_itself_is_no_key() -> None:
+    row = msgspec.structs.replace(AMOUNT, name="route.initcwnd")
+    assert kind(ask(row, 0, 20)) == "prefix"
+
+
+def test_a_destination_is_of_a_namespace() -> None:
+    assert kind(ask(AMOUNT, 0, 20, netns=0)) == "scope"
+
+
+@pytest.mark.parametrize(
+    ("value", "want", "expected"),
+    [
+        (0, 4, "granted"),
+        (0, 64, "granted"),
+        (0, 3, "bounds"),
+        (0, 65, "bounds"),
+        (0, -1, "bounds"),
+        (0, 0, "nothing"),
+        (64, 0, "granted"),
+        (20, 40, "granted"),
+        (20, 41, "step"),
+        (20, 4, "granted"),
+        (3, 0, "granted"),
+    ],
+)
+def test_to_nothing_and_from_nothing_no_step_is_measured(value: int, want: int, expected: str) -> None:
+    assert kind(ask(AMOUNT, value, want)) == expected
+    tight = msgspec.structs.replace(AMOUNT, step=0.01, dead_band=0.0)
+    assert kind(ask(tight, value, want)) == ("step" if value and want else expected)
+
+
+@pytest.mark.parametrize(
+    ("value", "want", "expected"),
+    [(1, 3, "granted"), (3, 1, "granted"), (1, len(WORD.words), "bounds"), (1, -1, "bounds"), (2, 2, "nothing")],
+)
+def test_between_words_there_is_no_step(value: int, want: int, expected: str) -> None:
+    tight = msgspec.structs.replace(WORD, step=0.01, dead_band=0.5)
+    assert kind(ask(tight, value, want)) == expected
+    plain = msgspec.structs.replace(tight, instances=0, backend="sysctl", words=WORD.words)
+    assert kind(ask(plain, value, want)) == expected
+    assert kind(ask(plain, 0, 3)) == "granted"
+
+
+def test_refusals_of_words_are_in_words() -> None:
+    believed = replace_wish(tunable=WORD.name, believed=2, want=1)
+    answer = gate.admit(WORD, Bounds(0, 3), believed, "congestion", View(3, 0), NOW_NS)
+    assert answer == Refused("believed", "bbr stands there, not cubic")
+    assert ask(WORD, 3, 3) == Refused("nothing", "bbr stands there already")
+    narrow = gate.admit(WORD, Bounds(0, 2), replace_wish(tunable=WORD.name, believed=0, want=3), "congestion",
+                        View(0, 0), NOW_NS)  # fmt: skip
+    assert narrow == Refused("bounds", "bbr lies outside none to cubic")
+
+
+LATE: list[tuple[dict[str, Any], str]] = [
+    ({"changed_ns": (NOW_NS - SECOND_NS,)}, "cool-down"),
+    ({"changed_ns": tuple(NOW_NS - 60 * SECOND_NS - n for n in range(12))[::-1]}, "per-hour"),
+    ({"turns": 2, "rising": True}, "turns"),
+    ({"turns": 2, "rising": False}, "turns"),
+    ({"asked": 3600}, "decider-per-hour"),
+    ({"all_asked": 7200}, "host-per-hour"),
+    ({"others": 64}, "instances"),
+]
+
+
+@pytest.mark.parametrize(("view", "expected"), LATE)
+def test_to_let_go_of_a_destination_it_is_never_too_soon(view: dict[str, Any], expected: str) -> None:
+    up = not view.get("rising")
+    assert kind(ask(AMOUNT, 20, 30 if up else 15, **view)) == expected
+    assert kind(ask(AMOUNT, 20, 0, **view)) == "granted"
+
+
+def test_only_a_destination_is_let_go_of_at_any_time() -> None:
+    view = {"changed_ns": (NOW_NS - 1,), "value": 1, "related": {}}
+    bare = msgspec.structs.replace(ROW, at_least=(), at_most=(), low=0)
+    assert kind(gate.admit(bare, Bounds(0, 9), replace_wish(believed=1, want=0), "tcp_buffer",
+                           View(1, 1, changed_ns=view["changed_ns"]), NOW_NS)) == "cool-down"  # fmt: skip
+
+
+def test_what_is_held_is_not_let_go_of_either() -> None:
+    assert kind(ask(AMOUNT, 20, 0, held="held by root")) == "held"
+
+
+@pytest.mark.parametrize(("others", "expected"), [(63, "granted"), (64, "instances"), (65, "instances")])
+def test_a_namespace_has_only_so_many_destinations(others: int, expected: str) -> None:
+    assert kind(ask(AMOUNT, 0, 20, others=others)) == expected
+
+
+def test_a_refusal_for_a_crowd_tells_how_many_and_where() -> None:
+    assert ask(AMOUNT, 0, 20, others=64) == Refused("instances", "64 other destinations of 7 have one, at most 64")
+    assert kind(admit(view={"others": 1000})) == "granted"
+
+
+prefixes = st.one_of(
+    st.ip_addresses().map(lambda address: f"{address}/{24 if address.version == 4 else 48}"),
+    st.tuples(st.ip_addresses(v=4), st.integers(-1, 40)).map(lambda pair: f"{pair[0]}/{pair[1]}"),
+    st.integers(0, 2**24 - 1).map(lambda net: f"{net >> 16}.{net >> 8 & 255}.{net & 255}.0/24"),
+    st.text(max_size=30),
+)
+
+
+@settings(max_examples=300)
+@given(prefix=prefixes, word=st.booleans(), value=ints, want=ints, others=st.integers(0, 200), held=st.booleans())
+def test_nothing_granted_to_a_destination_breaks_any_promise(
+    prefix: str, word: bool, value: int, want: int, others: int, held: bool
+) -> None:
+    row = msgspec.structs.replace(WORD if word else AMOUNT, name=f"route.x@{prefix}")
+    answer = ask(row, value, want, others=others, held="held" if held else "")
+    if isinstance(answer, Refused):
+        assert answer.reason
+        return
+    network = ipaddress.ip_network(prefix)
+    assert str(network) == prefix
+    assert network.prefixlen >= (8 if network.version == 4 else 16)
+    assert not any((network.is_loopback, network.is_multicast, network.is_link_local, network.is_unspecified))
+    assert answer.new == want != value
+    assert want == 0 or row.low <= want <= row.high
+    assert others < 64 or want == 0
+    assert not held
+    if not word and value and want:
+        assert abs(want - value) <= max(1, value)
+
+
 def test_a_key_of_which_nothing_is_known_has_not_moved() -> None:
     fresh = View(1, 1)
+    assert fresh.others == 0
     assert (fresh.turns, fresh.rising, fresh.asked, fresh.all_asked, fresh.held) == (0, None, 0, 0, "")

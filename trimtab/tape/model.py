@@ -14,11 +14,11 @@ from typing import Literal
 from actuators import gate
 from actuators.gate import Refused, View
 from actuators.pace import Move, Pace
-from actuators.records import STOPPED_WHY, Spot
+from actuators.records import STOPPED_WHY, Spot, others
 from actuators.relations import Relations
 from actuators.voice import clipped
 from bus.schema import AnyEvent, Outcome, Trial, Value, Verdict, Wish
-from bus.tunables import Tunable, resolve
+from bus.tunables import Tunable, base, resolve, row_of
 from trimtab.tape.model_keys import Key, Stood, Tally, on_trial
 
 __all__ = ["LEVEL_NS", "Key", "Model", "Tally"]
@@ -75,13 +75,13 @@ class Model:
 
     def ask(self, wish: Wish, t_ns: int) -> list[AnyEvent]:
         """A wish of the decider's. What came of it."""
-        spot, row = Spot(wish.tunable, wish.netns), self._rows.get(wish.tunable)
+        spot, row = Spot(wish.tunable, wish.netns), row_of(self._rows, wish.tunable)
         if row is None:
             # Of a tuner that has rows there and none here.
             return []
         key = self.keys.get(spot) or self.begin(spot, wish.believed, wish.believed, wish.netns_ino)
         self._pace.forget(t_ns)
-        answer = gate.admit(row, self._bounds[row.name], wish, self._decider, self._view(key, row, wish), t_ns)
+        answer = gate.admit(row, self._bounds[base(row.name)], wish, self._decider, self._view(key, row, wish), t_ns)
         if isinstance(answer, Refused):
             key.tally.refused[answer.kind] = key.tally.refused.get(answer.kind, 0) + 1
             if answer.kind == "turns":
@@ -105,8 +105,10 @@ class Model:
         if not verdict.confirm:
             return self._revert(key, verdict.change, why, t_ns)
         for number in [number for number in key.changes if number <= verdict.change and on_trial(key, number)]:
-            stood = key.changes[number]
-            key.changes[number] = Stood(stood.old, stood.new, stood.t_ns, on_trial=False)
+            stood, leased = key.changes[number], self._life_s(key)
+            if stood.judged:
+                return []
+            key.changes[number] = Stood(stood.old, stood.new, stood.t_ns, on_trial=bool(leased), judged=True)
             key.tally.confirmed += 1
         told = self._told(key, "confirmed", why, t_ns, (verdict.change, key.value))
         return [told, self.value(key, t_ns)]
@@ -186,20 +188,24 @@ class Model:
     # --- what is told ---------------------------------------------------------------------------------------------
 
     def level(self, t_ns: int) -> Iterator[AnyEvent]:
-        """What stands where the model has written, and what is on trial."""
+        """What stands where the model has written, and what is on trial; before that, the end of what has outlived its
+        time."""
+        for spot in [key.spot for key in self.keys.values() if self._outlived(key, t_ns)]:
+            yield from self.stop(f"its time of {self._life_s(self.keys[spot])} s is over", t_ns, [spot])
         for key in self.keys.values():
             if (key.touched or key.held) and t_ns - key.told_ns >= LEVEL_NS:
                 yield self.value(key, t_ns)
-            guards = self._rows[key.spot.tunable].guards
+            row = row_of(self._rows, key.spot.tunable)
+            guards = row.guards if row else ()
             for number, stood in key.changes.items():
-                if stood.on_trial:
+                if stood.on_trial and not stood.judged:
                     about = (number, self._decider, key.spot.tunable, key.spot.netns, key.ino, stood.old, stood.new)
                     yield Trial(t_ns, *about, stood.t_ns, guards)
 
     def value(self, key: Key, t_ns: int) -> Value:
         """A key as it stands."""
         key.told_ns = t_ns
-        bounds, spot = self._bounds[key.spot.tunable], key.spot
+        bounds, spot = self._bounds[base(key.spot.tunable)], key.spot
         about = (spot.tunable, spot.netns, key.ino, key.value, key.base, bounds.low, bounds.high)
         return Value(t_ns, *about, bool(key.held))
 
@@ -220,7 +226,16 @@ class Model:
             pace.by[self._decider],
             pace.by.total(),
             twin is not None and bool(twin.changes),
+            sum(others(spot, one) for one, its in self.keys.items() if its.changes) if row.instances else 0,
         )
+
+    def _life_s(self, key: Key) -> int:
+        row = row_of(self._rows, key.spot.tunable)
+        return row.life_s if row else 0
+
+    def _outlived(self, key: Key, t_ns: int) -> bool:
+        newest_ns = max((stood.t_ns for stood in key.changes.values()), default=t_ns)
+        return 0 < self._life_s(key) * 1_000_000_000 <= t_ns - newest_ns
 
     def _tied(self, name: str, row: Tunable, wish: Wish) -> int:
         """What no event tells (tcp_rmem[1]) is taken to stand in nobody's way."""

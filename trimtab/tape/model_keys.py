@@ -34,6 +34,8 @@ class Stood(Struct, frozen=True):
     new: int
     t_ns: int
     on_trial: bool
+    judged: bool = False
+    """The guard has found nothing against it. What is leased stays on trial all the same."""
 
 
 class Key(Struct):

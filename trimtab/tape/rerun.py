@@ -25,7 +25,7 @@ from bus.schema import (
     Value,
     Verdict,
 )
-from bus.tunables import Tunable
+from bus.tunables import Tunable, base
 from deciders.__main__ import load
 from deciders.engine import Asked, Decider, decide
 from trimtab.tape import shown
@@ -109,7 +109,7 @@ class Rerun:
     def _shows(self, event: Any) -> Events:
         changed: dict[str, int] = {}
         for row in shown.rows(event):
-            if row.tunable not in self._mine:
+            if base(row.tunable) not in self._mine:
                 continue
             spot, value = shown.spot(row, event), getattr(event, row.field)
             key = self.model.keys.get(spot)
@@ -137,12 +137,12 @@ class Rerun:
         return (event,)
 
     def _trial(self, event: Trial) -> Events:
-        return () if event.tunable in self._mine else (event,)
+        return () if base(event.tunable) in self._mine else (event,)
 
     # --- what the recorded actuator said ---------------------------------------------------------------------------
 
     def _value(self, event: Value) -> Events:
-        if event.tunable not in self._mine:
+        if base(event.tunable) not in self._mine:
             return (event,)
         spot = Spot(event.tunable, event.netns)
         stood = self._stood.get(spot)
@@ -168,7 +168,7 @@ class Rerun:
             key.held = key.held or AS_RECORDED
 
     def _outcome(self, event: Outcome) -> Events:
-        if event.tunable not in self._mine:
+        if base(event.tunable) not in self._mine:
             return (event,)
         spot = Spot(event.tunable, event.netns)
         self._stood[spot] = event.value

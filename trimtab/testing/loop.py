@@ -145,6 +145,8 @@ class Loop:
         told = self.model.judge(wish, t_ns) if isinstance(wish, Verdict) else self.model.ask(wish, t_ns)
         self.outcomes += [event for event in told if isinstance(event, Outcome)]
         for spot, key in self.model.keys.items():
-            if key.value != before.get(spot, key.value):
-                self.changes.append(Change(self.seconds, spot, before[spot], key.value))
+            # A key of a destination begins with the first wish for it.
+            was = before.get(spot, key.base)
+            if key.value != was:
+                self.changes.append(Change(self.seconds, spot, was, key.value))
         return told
