@@ -25,7 +25,10 @@ LINE_VARIANCE = 6
 """Variance of x - 2y + z, relative to that of one."""
 NOISE_MAX2 = NOISE_CLIP * NOISE_CLIP / LINE_VARIANCE
 BASE_CREEP = 0.00003
-"""The base round trip forgets, a sample at a time: a route that has become longer is believed within the hour."""
+"""The base round trip forgets, a sample at a time: a route that has become longer is believed within the hour, ..."""
+SLOWER = 0.8
+"""... where the flow has become slower than this share of its best: the same bytes take longer to come back. A flow as
+fast as ever has a queue, however long that stands; forgetting it would let the limit grow again, for the queue."""
 SPAN_MIN_NS = 50_000_000
 SPAN_MAX_NS = 2_000_000_000
 """Events further apart do not belong together."""
@@ -62,6 +65,8 @@ class Flow:
     """The most bytes in one round trip, in the kernel's own count, at the last sample."""
     base_rtt_us: float = 0.0
     """The least that the averaged round trip has been: what is above it is a queue. 0: not known yet."""
+    best_rate: float = 0.0
+    """The most that the averaged rate has been."""
     retransmits: int = 0
     judged_rate: float = 0.0
     """The rate at which more room was found not to help; 0: not found so."""
@@ -115,9 +120,19 @@ def add(flow: Flow, t_ns: int, total: int, rtt_us: int, best_rtt_us: int, held: 
             flow.noise2 += NOISE_ALPHA * (noise2 - flow.noise2)
         flow.last_change = change
         if samples >= SAMPLES_MIN:
-            rtt, base = flow.rtt_us, flow.base_rtt_us
-            flow.base_rtt_us = base + BASE_CREEP * (rtt - base) if 0 < base < rtt else rtt
+            _learn_path(flow, mean, flow.rtt_us)
     flow.last_rate, flow.last_used = rate, used
+
+
+def _learn_path(flow: Flow, rate: float, rtt_us: float) -> None:
+    """The averages after one more sample: whether the path is what it was."""
+    base = flow.base_rtt_us
+    if rate > flow.best_rate:
+        flow.best_rate = rate
+    if not 0 < base < rtt_us:
+        flow.base_rtt_us = rtt_us
+    elif rate < SLOWER * flow.best_rate:
+        flow.base_rtt_us = base + BASE_CREEP * (rtt_us - base)
 
 
 def before(flow: Flow) -> Before:

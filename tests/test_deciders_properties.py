@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import pytest
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from made_events import ANY_SIZE, COUNTED, stream
 
@@ -386,6 +386,10 @@ SOAK_S = 120.0
 SETTLED_S = 10.0
 
 
+# Just below what calls for more, with a queue that stands: what is forgotten of it, or rounded, must not add up.
+@example(32109496.0, 0.01638611348280596, "bbr")
+@example(46967540.27062489, 0.053278150667769565, "bbr")
+@example(37893886.29976509, 0.00868190547095919, "fill")
 @tries(10)
 @given(st.floats(3e6, 250e6), st.floats(0.005, 0.07), st.sampled_from(("bbr", "fill")))
 def test_within_ten_seconds_of_more_load_the_buffers_settle_no_more_than_a_step_too_large(
