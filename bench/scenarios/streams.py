@@ -1,0 +1,165 @@
+"""TCP: a long fat path, memory for many flows, a rush to one listener, one client's local ports."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import resource
+import select
+import socket
+import struct
+import subprocess
+import sys
+import time
+from typing import ClassVar
+
+from scene import Scene, Settings
+
+from trimtab.lab import Lab, Way
+
+PORT = 8080
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER: an end without TIME_WAIT."""
+
+
+class IperfScene(Scene):
+    """Mbit/s that iperf3 gets through a path."""
+
+    unit = "Mbit/s"
+    way = Way()
+    flows = 1
+    seconds = 6
+    measure_s = 0.0
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self.address = lab.relay(self.a, self.b, self.way).link.b_address
+
+    def round(self) -> float:
+        """New connections, without their first two seconds."""
+        server = self.b.popen(["iperf3", "-s", "-1"], stdout=subprocess.DEVNULL)
+        time.sleep(0.5)
+        argv = ["iperf3", "-J", "-c", self.address, "-P", str(self.flows), "-O", "2", "-t", str(self.seconds)]
+        said = json.loads(self.a.command(argv, timeout_s=60))
+        server.wait(10)
+        return float(said["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+class TcpBuffer(IperfScene):
+    """Two flows over 300 Mbit/s and 120 ms: 4.5 MB are under way."""
+
+    name = decider = "tcp_buffer"
+    way = Way(delay_ms=60, rate_mbit=300, queue_kib=8192)
+    flows = 2
+    best: ClassVar[Settings] = {"net.ipv4.tcp_rmem": "4096 131072 67108864", "net.ipv4.tcp_wmem": "4096 16384 67108864"}
+
+
+class TcpMemory(IperfScene):
+    """Twelve flows over 400 Mbit/s and 30 ms, on a host with little memory for TCP."""
+
+    name = decider = "tcp_memory"
+    way = Way(delay_ms=15, rate_mbit=400, queue_kib=4096)
+    flows = 12
+    host = True
+    start: ClassVar[Settings] = {"net.ipv4.tcp_mem": "450 600 900"}
+    best: ClassVar[Settings] = {"net.ipv4.tcp_mem": "73728 98304 147456"}
+
+
+SERVER = f"""
+import contextlib, resource, socket, sys, time
+server = socket.socket()
+server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+server.bind(("0.0.0.0", {PORT}))
+server.setblocking(False)
+while True:
+    server.listen(65535)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            server.accept()[0].close()
+    time.sleep(1.0)
+"""
+
+
+class ListenQueue(Scene):
+    """Seven thousand clients come at once to a server that accepts, and listens anew, once a second."""
+
+    name = decider = "listen_queue"
+    crowd = 7000
+    best: ClassVar[Settings] = {"net.core.somaxconn": 16384, "net.ipv4.tcp_max_syn_backlog": 16384}
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
+        self.address = lab.veth(self.a, self.b).b_address
+        self.server = self.b.popen([sys.executable, "-I", "-c", SERVER])
+
+    def round(self) -> float:
+        """How many are connected before the first would try again."""
+        time.sleep(1.5)
+        return 100 * self.a.run(self._rush) / self.crowd
+
+    def _rush(self) -> int:
+        socks: list[socket.socket] = []
+        try:
+            for _ in range(self.crowd):
+                sock = socket.socket()
+                socks.append(sock)
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
+                sock.setblocking(False)
+                sock.connect_ex((self.address, PORT))
+            return connected(socks, 0.7)
+        finally:
+            for sock in socks:
+                sock.close()
+
+
+def connected(socks: list[socket.socket], seconds: float) -> int:
+    """How many are within so long."""
+    waiting, until_s = {sock.fileno(): sock for sock in socks}, time.monotonic() + seconds
+    poll, done = select.poll(), 0
+    for fd in waiting:
+        poll.register(fd, select.POLLOUT)
+    while waiting and (left_s := until_s - time.monotonic()) > 0:
+        for fd, _ in poll.poll(left_s * 1000):
+            poll.unregister(fd)
+            done += waiting.pop(fd).getsockopt(socket.SOL_SOCKET, socket.SO_ERROR) == 0
+    return done
+
+
+TAKER = f"""
+import socket
+server = socket.create_server(("0.0.0.0", {PORT}), backlog=4096)
+while True:
+    taken = server.accept()[0]
+    taken.recv(1)
+    taken.close()
+"""
+
+
+class Ports(Scene):
+    """Six hundred short connections a second to one place; each leaves its port in TIME_WAIT for a minute."""
+
+    name = decider = "ports"
+    per_s = 600
+    start: ClassVar[Settings] = {"net.ipv4.ip_local_port_range": "32768 45767"}
+    best: ClassVar[Settings] = {"net.ipv4.ip_local_port_range": "10240 65535", "net.ipv4.tcp_tw_reuse": 1}
+    warm_s = 30.0
+    measure_s = 20.0
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        self.address = lab.veth(self.a, self.b).b_address
+        self.server = self.b.popen([sys.executable, "-I", "-c", TAKER])
+        time.sleep(0.5)
+
+    def round(self) -> float:
+        """How many of a second's find a port at the first try."""
+        return 100 * self.a.run(self._connect) / self.per_s
+
+    def _connect(self) -> int:
+        found, began_s = 0, time.monotonic()
+        for number in range(self.per_s):
+            time.sleep(max(0.0, began_s + number / self.per_s - time.monotonic()))
+            with contextlib.suppress(OSError), socket.create_connection((self.address, PORT), 5.0):
+                found += 1
+        return found
