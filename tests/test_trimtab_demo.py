@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def _traces(process: Path) -> str:
     if process.name != str(os.getpid()):
         with contextlib.suppress(OSError):
             found.append((process / "cmdline").read_bytes().decode())
-        for fd in process.glob("fd/*"):
+        for fd in glob(f"{process}/fd/*"):  # Path.glob minds a process that ends meanwhile
             with contextlib.suppress(OSError):
                 found.append(os.readlink(fd))
     return "\n".join(found)
