@@ -76,8 +76,10 @@ class Deadman:
             if now_ns > min(lapsed.values()) + PATIENCE_NS:
                 lock = self._folder / LOCK
                 pid = offline.holder(lock)
-                say(f"the actuator (pid {pid}) does not act; killing it")
-                offline.end(lock, pid, kill=True)
+                # Else it has let go meanwhile, and the next look can act.
+                if pid:
+                    say(f"the actuator (pid {pid}) does not act; killing it")
+                    offline.end(lock, pid, kill=True)
 
     # --- how ------------------------------------------------------------------------------------------------------
 

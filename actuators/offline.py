@@ -60,17 +60,32 @@ def restore(folder: Path) -> list[str]:
 
 
 def holder(lock: Path) -> int:
-    """The pid of who holds this lock file, proc_locks(5); 0 where nobody does."""
+    """The pid of who holds this lock file, proc_locks(5); 0 where nobody does. For root."""
     try:
-        inode = lock.stat().st_ino
+        file = lock.stat()
     except OSError:
         return 0
     # `1: FLOCK ADVISORY WRITE PID MAJOR:MINOR:INODE START END`
     for line in Path("/proc/locks").read_text().splitlines():
         words = line.split()
-        if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(inode):
-            return max(0, int(words[4]))
+        if words[1] == "FLOCK" and words[5].rpartition(":")[2] == str(file.st_ino) and _has_open(words[4], file):
+            return int(words[4])
     return 0
+
+
+def _has_open(pid: str, file: os.stat_result) -> bool:
+    """Files of two file systems may have one number (of each tmpfs the first is 2), and the device there is not always
+    that of stat(2): btrfs, overlayfs. So the process itself is looked at, before one is ended that has nothing to do
+    with it."""
+    try:
+        with os.scandir(f"/proc/{pid}/fd") as found:
+            for each in found:
+                with contextlib.suppress(OSError):
+                    if os.path.samestat(each.stat(), file):
+                        return True
+    except OSError:
+        pass
+    return False
 
 
 def end(lock: Path, pid: int, kill: bool) -> None:

@@ -24,7 +24,7 @@ from actuators.records import Spot
 from actuators.state_dir import LOCK
 from actuators.trials import Trials
 from actuators.watch import Watch
-from bus.link import Lock
+from bus.link import LinkError, Lock
 from bus.roles import GUARD
 from bus.schema import Ask, SysctlWrite, Trial, Verdict
 
@@ -275,6 +275,26 @@ def test_the_dead_man_kills_an_actuator_that_holds_the_lock_and_does_not_act(
         held.communicate()
 
 
+def test_an_actuator_that_lets_go_just_before_it_is_killed_does_not_end_the_dead_man(
+    world: World, boottime: Callable[[float], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.wish(FIRST)
+    world.close()
+    tries = 0
+
+    def held(folder: Path, lapsed: object, why: str) -> list[str]:
+        nonlocal tries
+        tries += 1
+        raise LinkError("the actuator is already running here")
+
+    monkeypatch.setattr(deadman.offline, "end_trials", held)
+    man = deadman.Deadman(world.state)
+    boottime(32.0)
+    looks(man)
+    looks(man)
+    assert tries == 2
+
+
 def test_a_lease_that_is_kept_is_seen_at_the_first_look(world: World, boottime: Callable[[float], None]) -> None:
     world.wish(FIRST)
     trials(world).tend()
@@ -299,6 +319,24 @@ def test_the_dead_man_harms_nobody_who_merely_wrote_a_pid_into_the_lock(tmp_path
     lock = Lock(path, "x")
     assert deadman.offline.holder(path) == os.getpid()
     lock.close()
+
+
+@pytest.mark.system
+def test_nobody_is_taken_for_the_holder_of_a_lock_on_another_file_system(tmp_path: Path) -> None:
+    ours, other = tmp_path / "ours", tmp_path / "other"
+    try:
+        for place in (ours, other):
+            place.mkdir()
+            subprocess.run(["mount", "-t", "tmpfs", "trimtab-test", place], check=True)
+            (place / "lock").touch()
+        assert (ours / "lock").stat().st_ino == (other / "lock").stat().st_ino
+        lock = Lock(other / "lock", "x")
+        assert deadman.offline.holder(ours / "lock") == 0
+        assert deadman.offline.holder(other / "lock") == os.getpid()
+        lock.close()
+    finally:
+        for place in (ours, other):
+            subprocess.run(["umount", place], check=True)
 
 
 # --- what the guard cannot have
