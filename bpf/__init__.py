@@ -101,6 +101,25 @@ _SOCKET = (
     Field("TP_SRTT", "tcp_sock", "srtt_us", 4, essential=False),
 )
 
+_FLOWS = (
+    *_NETNS,
+    Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
+    Field("SK_FAMILY", "sock", "__sk_common.skc_family", 2),
+    Field("SK_DADDR", "sock", "__sk_common.skc_daddr", 4),
+    Field("SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", ANY),
+    Field("ICSK_CA_OPS", "inet_connection_sock", "icsk_ca_ops", 8),
+    Field("CA_NAME", "tcp_congestion_ops", "name", ANY),
+    Field("TP_BYTES_ACKED", "tcp_sock", "bytes_acked", 8),
+    Field("TP_CHRONO_STAT", "tcp_sock", "chrono_stat[0]", 4),
+    Field("TP_CHRONO_START", "tcp_sock", "chrono_start", 4),
+    Field("TP_CHRONO_TYPE", "tcp_sock", "chrono_type", BITS),
+    Field("TP_DATA_SEGS_OUT", "tcp_sock", "data_segs_out", 4),
+    Field("TP_TOTAL_RETRANS", "tcp_sock", "total_retrans", 4),
+    Field("TP_SRTT", "tcp_sock", "srtt_us", 4),
+    Field("TP_MIN_RTT", "tcp_sock", "rtt_min.s[0].v", 4),
+)
+_FLOWS_RECORD = struct.Struct("=4Q16s16s14Q")
+
 PROBES: tuple[Probe, ...] = (
     Probe(
         name="tcp_rcvbuf",
@@ -290,6 +309,32 @@ PROBES: tuple[Probe, ...] = (
         summary="connect() calls that find no local port, and namespaces whose TIME_WAITs near their limit",
         without="ip_local_port_range, tcp_max_tw_buckets and tcp_tw_reuse are not tuned: no counter tells of a"
         " connect() that found no port",
+    ),
+    Probe(
+        name="flows_ended",
+        sources=("flows.c", "flows_ended.c"),
+        roads=(Road("raw_tracepoint", "inet_sock_set_state", "flows_ended_raw"),),
+        fields=(*_FLOWS, Field("SK_PROTOCOL", "sock", "sk_protocol", 2)),
+        topic="Flows",
+        record=_FLOWS_RECORD,
+        ring_bytes=256 * 1024,
+        summary="how fast TCP was towards each destination with each congestion control, as connections end",
+        without="that is sampled from sock_diag, and connections between two samples are not seen: no initcwnd is"
+        " tuned",
+    ),
+    Probe(
+        name="flows_going",
+        sources=("flows.c", "flows_going.c"),
+        roads=(
+            Road("tp_btf", "tcp_probe", "flows_going_typed"),
+            Road("raw_tracepoint", "tcp_probe", "flows_going_raw"),
+        ),
+        fields=(*_FLOWS, Field("SK_HASH", "sock", "__sk_common.skc_hash", 4)),
+        topic="Flows",
+        record=_FLOWS_RECORD,
+        ring_bytes=256 * 1024,
+        summary="the same once a second while a connection goes on",
+        without="a connection counts only when it ends",
     ),
     Probe(
         name="sysctl_write",

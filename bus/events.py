@@ -270,6 +270,51 @@ class Ports(Event, frozen=True):
     """Connections that ended while there were so many, since the probe was loaded."""
 
 
+class Flows(Event, frozen=True):
+    """How TCP fared towards one destination with one congestion control: told at most every 100 ms, where connections
+    ended or went on. Totals since the probe was loaded; where it is missing, sampled from sock_diag."""
+
+    netns: Count
+    netns_ino: Count
+    family: Count
+    prefix: Name
+    """/24 or /48: 10.1.2.0/24, 2001:db8:1::/48."""
+    algorithm: Name
+    """As the kernel calls it: bbr, cubic, ..."""
+    connections: Count
+    """Of 128 KiB or more that have ended. What follows is of these, and of those that go on."""
+    delivered_bytes: Count
+    busy_us: Count
+    """How long there was something to send, all connections added up, ..."""
+    limited_us: Count
+    """... and how long of it the peer's window or the send buffer was in the way."""
+    segments: Count
+    resent: Count
+    """Of the segments."""
+    samples: Count
+    srtt_sum_us: Count
+    """Of so many samples."""
+    min_rtt_us: Count
+    """Since it was last told; 0: not known."""
+    short_connections: Count = 0
+    """Of less, that have ended."""
+    short_bytes: Count = 0
+    short_busy_us: Count = 0
+    short_segments: Count = 0
+    short_resent: Count = 0
+
+
+class Algorithms(Event, frozen=True):
+    """Congestion control in a namespace where flows were told of: told at once, then every few seconds."""
+
+    netns: Count
+    netns_ino: Count
+    available: Names
+    """tcp_available_congestion_control."""
+    standing: Name
+    """tcp_congestion_control: what connections have unless a route or their program says otherwise."""
+
+
 class Owner(Event, frozen=True):
     """A process that has a UDP socket of which a drop was told, for the operator: told once a minute while it drops."""
 
@@ -401,6 +446,8 @@ AnyEvent = (
     | Owner
     | FragMemory
     | Ports
+    | Flows
+    | Algorithms
     | NeighTable
     | NeighMoves
     | Attached

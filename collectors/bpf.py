@@ -21,7 +21,7 @@ from collectors.drops import Tally
 from collectors.handoff import Handed, HandOffError
 from collectors.ring import Drops, Ring, Row
 from collectors.source import Status
-from collectors.words import value, word
+from collectors.words import prefix_of, value, word
 
 REPUBLISH_NS = 5_000_000_000
 PATIENCE_NS = 10_000_000_000
@@ -36,10 +36,20 @@ def sysctl_write(*row: Any) -> schema.SysctlWrite:
     return schema.SysctlWrite(t_ns, netns, netns_ino, pid, uid, word(comm), word(name), value(old), value(new))
 
 
+def flows(*row: Any) -> schema.Flows:
+    """One record of flows.c as an event."""
+    t_ns, netns, netns_ino, family, address, algorithm, *totals = row
+    return schema.Flows(t_ns, netns, netns_ino, family, prefix_of(family, address), word(algorithm), *totals)
+
+
+MAKERS: dict[str, Callable[..., AnyEvent]] = {"SysctlWrite": sysctl_write, "Flows": flows}
+"""Of topics with words in their records."""
+
+
 def maker(probe: Probe, names: dict[int, str]) -> Callable[..., AnyEvent]:
     """What makes an event of one of the probe's records."""
-    if probe.topic == "SysctlWrite":
-        return sysctl_write
+    if probe.topic in MAKERS:
+        return MAKERS[probe.topic]
     topic = cast("Callable[..., AnyEvent]", schema.TOPICS[probe.topic])
     if not probe.names:
         return topic

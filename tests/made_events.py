@@ -21,13 +21,19 @@ HUGE = ((1 << 32) - 1, (1 << 52) + 1)
 """A float holds whole numbers up to 2**53, and no state more than 64 bits."""
 STEPS_NS = (0, MS, 50 * MS, 50 * MS, 100 * MS, 100 * MS, 1000 * MS, 2000 * MS, 61_000 * MS, 601_000 * MS)
 NAMES: dict[str, tuple[str, ...]] = {
-    "tunable": (*(row.name for row in TUNABLES), "net.ipv4.icmp_msgs_per_sec", "no.such"),
+    "tunable": (
+        *(row.name if not row.instances else f"{row.name}@10.1.{place}.0/24" for row in TUNABLES for place in (1, 2)),
+        "net.ipv4.icmp_msgs_per_sec", "no.such",
+    ),
     "decider": ("guard", "neigh_table", "tcp_buffer", "receive_path", "other"),
     "source": (*sorted({signal.source for signal in SIGNALS}), "net/none"),
     "name": ("tcp_rcvbuf", "tcp_sndbuf", "host", "web", ""),
     "publisher": ("actuator", "collector-proc"),
     "reason": ("CPU_BACKLOG", "SOCKET_RCVBUFF", "why 7"),
-}
+    "prefix": ("10.1.1.0/24", "10.1.2.0/24", "2001:db8:1::/48", "10.1.1.0/24"),
+    "algorithm": ("cubic", "bbr", "reno", "new"),
+    "standing": ("cubic", "cubic", "bbr", "new"),
+}  # fmt: skip
 COUNTED = (
     "Tcp.RetransSegs", "Tcp.OutSegs", "TcpExt.TCPOFOQueue", "TcpExt.TCPHPHits", "TcpExt.TCPMemoryPressures", "TCP.mem",
     "TcpExt.ListenOverflows", "Icmp.OutRateLimitGlobal", "some.total_us", "dropped", "time_squeeze", "processed",
@@ -98,6 +104,8 @@ def _field(name: str, kind: Any, size: st.SearchStrategy[int]) -> st.SearchStrat
         return st.sampled_from(NAMES[name])
     if name == "values":
         return st.dictionaries(st.sampled_from(COUNTED), size, max_size=len(COUNTED))
+    if name == "available":
+        return st.sampled_from((("reno", "cubic", "bbr"), ("cubic",), ()))
     if name == "guards":
         return st.lists(st.sampled_from(GUARDS), max_size=4).map(tuple)
     if typing.get_origin(bare) is typing.Literal:

@@ -203,6 +203,8 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
         "udp_drop": ("raw tracepoint", ""),
         "ip_frag": watch.roads["ip_frag"],
         "ports": ("raw tracepoint", ""),
+        "flows_ended": ("raw tracepoint", ""),
+        "flows_going": ("raw tracepoint, typed", ""),
         "sysctl_write": ("cgroup", ""),
     }
     # Where no function may be watched (CONFIG_FPROBE, lockdown), the next road: and it says why.

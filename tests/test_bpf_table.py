@@ -21,8 +21,11 @@ def headers() -> str:
     return (HERE / "include" / "trimtab.h").read_text()
 
 
-def test_names_and_topics_are_given_once() -> None:
-    assert len({probe.name for probe in PROBES}) == len({probe.topic for probe in PROBES}) == len(PROBES)
+def test_names_are_given_once_and_topics_too_but_to_probes_that_count_together() -> None:
+    assert len({probe.name for probe in PROBES}) == len(PROBES)
+    together = {probe.topic: probe.sources[0] for probe in PROBES}
+    assert all(probe.sources[0] == together[probe.topic] for probe in PROBES)
+    assert len({(probe.topic, probe.roads[0].target) for probe in PROBES}) == len(PROBES)
 
 
 @each

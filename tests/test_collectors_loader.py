@@ -97,6 +97,8 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "udp_drop": "raw tracepoint",
         "ip_frag": rows["ip_frag"]["road"],
         "ports": "raw tracepoint",
+        "flows_ended": "raw tracepoint",
+        "flows_going": "raw tracepoint, typed",
         "sysctl_write": "cgroup",
     }
     # What hangs on a function does so only where the kernel lets it.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import msgspec
 
 from bus import roles
 from bus.codec import CodecError, decode, decode_request, encode
-from bus.schema import Batch, Beat, Netns, Outcome, Probe, SysctlWrite
+from bus.schema import Batch, Beat, Netns, Outcome, Probe, SysctlWrite, Wish
 from bus.tape import BATCH, End, Head, TapeError
 from bus.tape import encode as encoded
 from bus.tape_reader import Record, Segment
@@ -67,8 +67,11 @@ class Scrubber:
             head.host, name=words.put("name", head.host.name), boot_id=words.boot(head.host.boot_id)
         )
         memory = head.memory
-        if not _ours(head.decider) and memory.state:
-            memory = msgspec.structs.replace(memory, state=self._state(memory.state))
+        if memory.state:
+            put = self._words.destination if _ours(head.decider) else self._words.text
+            memory = msgspec.structs.replace(
+                memory, state=_rewritten(memory.state, put), sent=_rewritten(memory.sent, self._words.destination)
+            )
         return msgspec.structs.replace(
             head,
             session=words.put("name", head.session),
@@ -94,7 +97,14 @@ class Scrubber:
             batch = decode(Batch, raw)
             return encode(msgspec.structs.replace(batch, events=[self._message(event) for event in batch.events]))
         request = decode_request(raw)
-        return raw if _ours(head.decider) or isinstance(request, Beat) else encode(self._message(request))
+        if isinstance(request, Beat):
+            return raw
+        if _ours(head.decider):
+            return encode(self._places(request)) if isinstance(request, Wish) else raw
+        return encode(self._message(request))
+
+    def _places(self, wish: Wish) -> Wish:
+        return msgspec.structs.replace(wish, tunable=self._words.put("key", wish.tunable))
 
     def _message(self, message: Any) -> Any:
         changed = CHANGED.get(type(message).__name__)
@@ -107,21 +117,31 @@ class Scrubber:
             fields[field] = put(how, value) if isinstance(value, str) else self._deep(value)
         return msgspec.structs.replace(message, **fields)
 
-    def _state(self, state: bytes) -> bytes:
-        try:
-            return encoded(self._deep(msgspec.msgpack.decode(state)))
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
-            raise TapeError(f"a decider's memory that cannot be read, and so not made anonymous: {error}") from None
-
     def _deep(self, value: Any) -> Any:
-        """The same with every text in it replaced, of keys, too."""
-        if isinstance(value, str):
-            return self._words.text(value)
-        if isinstance(value, dict):
-            return {self._deep(key): self._deep(below) for key, below in value.items()}
-        if isinstance(value, list | tuple):
-            return type(value)(self._deep(below) for below in value)
-        return value
+        return _each(value, self._words.text)
+
+
+def _each(value: Any, put: Callable[[str], str]) -> Any:
+    """The same with every text in it replaced, of keys, too."""
+    if isinstance(value, str):
+        return put(value)
+    if isinstance(value, dict):
+        return {_each(key, put): _each(below, put) for key, below in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_each(below, put) for below in value)
+    return value
+
+
+def _rewritten(raw: bytes, put: Callable[[str], str]) -> bytes:
+    """A decider's memory with every text in it replaced. As it was where there is none to replace."""
+    if not raw:
+        return raw
+    try:
+        found = msgspec.msgpack.decode(raw)
+        made = _each(found, put)
+        return raw if made == found else encoded(made)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError, TypeError) as error:
+        raise TapeError(f"a decider's memory that cannot be read, and so not made anonymous: {error}") from None
 
 
 def _ours(decider: str) -> bool:

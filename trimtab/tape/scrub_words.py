@@ -9,9 +9,12 @@ import re
 from collections.abc import Iterable
 from typing import Literal
 
-How = Literal["keep", "name", "boot", "sysctl", "value", "text"]
+from bus.tunables import AT
+
+How = Literal["keep", "name", "boot", "sysctl", "value", "text", "prefix", "key"]
 """keep: a word of trimtab's or the kernel's. name: replaced. boot: a boot id. sysctl: the device in it is replaced.
-value: replaced where it is no number. text: what is known or looks like a name, an address, a path in it is."""
+value: replaced where it is no number. text: what is known or looks like a name, an address, a path in it is. prefix: a
+destination, replaced by another. key: a tunable, in which the destination is, if it has one."""
 
 FIELDS: dict[tuple[str, str], How] = {
     ("Batch", "publisher"): "keep",
@@ -30,18 +33,22 @@ FIELDS: dict[tuple[str, str], How] = {
     ("Listener", "program"): "name",
     ("Owner", "program"): "name",
     ("UdpDrop", "reason"): "keep",
+    ("Flows", "prefix"): "prefix",
+    ("Flows", "algorithm"): "keep",
+    ("Algorithms", "available"): "keep",
+    ("Algorithms", "standing"): "keep",
     ("Counters", "source"): "keep",
     ("Counters", "values"): "keep",
-    ("Value", "tunable"): "keep",
+    ("Value", "tunable"): "key",
     ("Trial", "decider"): "keep",
-    ("Trial", "tunable"): "keep",
+    ("Trial", "tunable"): "key",
     ("Trial", "guards"): "keep",
     ("Outcome", "decider"): "keep",
-    ("Outcome", "tunable"): "keep",
+    ("Outcome", "tunable"): "key",
     ("Outcome", "reason"): "text",
     ("Gap", "publisher"): "keep",
-    # Of trimtab's own deciders, which put no name into a sentence, all of a wish is kept: it is to come out equal.
-    ("Wish", "tunable"): "keep",
+    # Of trimtab's own deciders, which put no name into a sentence, all else of a wish is kept: it is to come out equal.
+    ("Wish", "tunable"): "key",
     ("Wish", "why"): "text",
     ("Wish", "evidence"): "text",
     ("Verdict", "why"): "text",
@@ -49,6 +56,10 @@ FIELDS: dict[tuple[str, str], How] = {
 }
 """Every field of an event or a wish that can hold a word. Numbers stay: deciders go by them."""
 
+PRIVATE: dict[int, ipaddress.IPv4Network | ipaddress.IPv6Network] = {
+    4: ipaddress.ip_network("10.0.0.0/8"),
+    6: ipaddress.ip_network("fd00::/8"),
+}
 NOBODY = ("", "host")
 """The initial network namespace is called so everywhere, and deciders know it by that."""
 TEXT_MAX = 400
@@ -82,6 +93,7 @@ class Words:
     def __init__(self, key: bytes, known: Iterable[str]) -> None:
         """known: names of hosts, namespaces, programs and people, wherever they stand in a text."""
         self._key = key
+        self._prefixes: dict[str, str] = {}
         longest = sorted({name for name in known if name not in NOBODY}, key=lambda name: (-len(name), name))
         # With a domain behind it; not within another word.
         names = "|".join(map(re.escape, longest))
@@ -100,8 +112,34 @@ class Words:
                 return word if not word or _NUMBERS.fullmatch(word) else self._alias("text", word)
             case "text":
                 return self.text(word)
+            case "prefix" | "key":
+                return self.destination(word)
             case _:
                 return word
+
+    def destination(self, word: str) -> str:
+        """A prefix, alone or behind the @ of a key, as another one in a private range. Two are never made one: what a
+        decider knows of each is its own. All else stays."""
+        name, at, prefix = word.rpartition(AT)
+        try:
+            network = ipaddress.ip_network(prefix)
+        except ValueError:
+            return word
+        if prefix not in self._prefixes:
+            self._prefixes[prefix] = self._elsewhere(network)
+        return name + at + self._prefixes[prefix]
+
+    def _elsewhere(self, network: ipaddress.IPv4Network | ipaddress.IPv6Network) -> str:
+        whole = PRIVATE[network.version]
+        size, first = network.num_addresses, int(whole.network_address)
+        places, taken = max(1, whole.num_addresses // size), set(self._prefixes.values())
+        at = int(self._digest("prefix", str(network))[:16], 16)
+        for number in range(at, at + min(places, len(taken) + 1)):
+            address = type(network.network_address)(first + number % places * size)
+            found = f"{address}/{network.prefixlen}"
+            if found not in taken:
+                break
+        return found
 
     def boot(self, word: str) -> str:
         """A boot id as another."""
