@@ -16,13 +16,13 @@ from collections.abc import Collection
 from actuators import gate
 from actuators.gate import Grant, Refused, View
 from actuators.parts import Parts
-from actuators.records import Intent, Spot, Swap, Twin
+from actuators.records import Intent, Spot, Swap, Twin, others
 from actuators.state_dir import JournalError
 from actuators.voice import Verdict, clipped
 from bus.config import Mode
 from bus.netns import NamespaceGoneError
 from bus.schema import Outcome, Wish
-from bus.tunables import Tunable
+from bus.tunables import Tunable, base, row_of
 
 REFUSALS_TOLD = 100
 """So many refusals a second and decider are published; the rest of a flood is only counted."""
@@ -42,6 +42,7 @@ class Writer:
         self._kernel = parts.kernel
         self._undo = parts.undo
         self._leases = parts.leases
+        self._routes = parts.routes
         self._voice = parts.voice
         self._said: set[tuple[str, str]] = set()
         self._second = 0
@@ -49,10 +50,12 @@ class Writer:
 
     def handle(self, wish: Wish, asker: str) -> None:
         """Grant or refuse one wish, do what is granted, and tell what became of it."""
-        row = self._rows.get(wish.tunable)
+        row = row_of(self._rows, wish.tunable)
         refused = gate.screen(row, wish, asker, self._fence, time.monotonic_ns())
         value = wish.believed
         if row and not refused:
+            if row.instances:
+                self._routes.look(wish.netns)
             try:
                 value = self._kernel.read(Spot(wish.tunable, wish.netns), wish.netns_ino)
             except NamespaceGoneError as error:
@@ -71,11 +74,15 @@ class Writer:
         kept = self._keeper.standing.get(spot)
         if kept and kept.stands != value:
             self._undo.cede(kept, value)
-        answer = gate.admit(row, self._bounds[row.name], wish, asker, self._view(row, wish, value), time.monotonic_ns())
+        answer = gate.admit(
+            row, self._bounds[base(row.name)], wish, asker, self._view(row, wish, value), time.monotonic_ns()
+        )
         if isinstance(answer, Refused):
             if answer.kind == "turns" and self.mode == "enforce":
                 self._park(spot, answer)
             return answer
+        if objection := self._kernel.objection(spot, wish.netns_ino, answer.new):
+            return Refused("route", objection)
         intent = self._intent(wish, asker, answer)
         if self.mode == "observe":
             return Refused("observe", "mode observe: nothing is written")
@@ -110,6 +117,7 @@ class Writer:
             self._keeper.pace.by[row.decider],
             self._keeper.pace.by.total(),
             Spot(row.twin, wish.netns) in self._keeper.standing,
+            sum(others(spot, one) for one in self._keeper.standing) if row.instances else 0,
         )
 
     def _intent(self, wish: Wish, asker: str, grant: Grant) -> Intent:

@@ -34,6 +34,8 @@ class Foreign:
         self._by_path: dict[str, list[tuple[Tunable, str]]] = {}
         """A row, and its own name or its twin's."""
         for row in parts.rows.values():
+            if row.instances:
+                continue
             self._by_path.setdefault(row.path, []).append((row, row.name))
             if row.twin:
                 self._by_path.setdefault(row.twin.replace(".", "/"), []).append((row, row.twin))

@@ -22,6 +22,7 @@ from actuators.pace import Move, Pace
 from actuators.records import ON_TRIAL, STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, Twin, stamp
 from actuators.relations import Relations
 from actuators.state_dir import JournalError
+from bus.tunables import base
 
 Result = TypeVar("Result")
 
@@ -219,7 +220,10 @@ class Keeper:
 
     def held(self, spot: Spot) -> str:
         """Why hands are off this key; empty when they are not."""
-        hold = self._holds.get(spot) or self._holds.get(Spot(spot.tunable, 0))
+        # A row of many keys is held with all of them.
+        names = dict.fromkeys((spot.tunable, base(spot.tunable)))
+        spots = [Spot(name, netns) for name in names for netns in (spot.netns, 0)]
+        hold = next((self._holds[one] for one in spots if one in self._holds), None)
         return hold.why if hold else self.ceded.get(spot, "")
 
     def holds(self) -> list[Hold]:
@@ -238,7 +242,11 @@ class Keeper:
     def release(self, spot: Spot) -> list[Spot]:
         """A key, and those tied to it, may be touched again; netns 0: everywhere. Returns what was held."""
         names = self._relations.family(spot.tunable)
-        held = [one for one in self._holds if one.tunable in names and spot.netns in (0, one.netns)]
+        held = [
+            one
+            for one in self._holds
+            if not {one.tunable, base(one.tunable)}.isdisjoint(names) and spot.netns in (0, one.netns)
+        ]
         for one in held:
             self._try(partial(Journal.release, spot=one))
             del self._holds[one]

@@ -1,4 +1,4 @@
-"""The kernel's values by spot, whichever backend a row names. Reading is by sysctl for all of them."""
+"""The kernel's values by spot, whichever backend a row names. Reading is by sysctl for all but routes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from msgspec import Struct
 from actuators.namespaces import Namespaces
 from actuators.netlink import NeighTables
 from actuators.records import Site, Spot, Swap, Twin
+from actuators.routes import Routes
 from actuators.sysctl import Sysctl
-from bus.tunables import Tunable
+from bus.tunables import Tunable, base
 
 FILES_MAX = 8192
 SWAPS_MAX = 4096
@@ -38,6 +39,7 @@ class Kernel:
         self._namespaces = namespaces
         self._sysctl = sysctl or Sysctl(namespaces.enter, keep=_files() // 2)
         self._tables: NeighTables | None = None
+        self.routes = Routes(namespaces.enter)
         self._swaps: dict[Spot, list[Window]] = {}
         self.own = namespaces.own
         """The cookie of the namespace that we run in."""
@@ -49,11 +51,15 @@ class Kernel:
 
     def read(self, spot: Spot, inode: int = 0) -> int:
         """What stands there. inode: where to look for its namespace first."""
+        if self._routed(spot):
+            return self.routes.read(spot, inode)
         return self._sysctl.read(spot, inode)
 
     def swap(self, spot: Spot, inode: int, old: int, new: int, twin: Twin | None = None) -> Swap:
         """Write new if old stands there, and read back. twin: what stands in its twin where this one is 0. A 0 is put
         back by writing that."""
+        if self._routed(spot):
+            return self.routes.swap(spot, inode, old, new)
         row = self._rows.get(spot.tunable)
         aside = twin.value if twin else 0
         before, after = (old, 0 if old else aside), (new, 0 if new else aside)
@@ -68,6 +74,18 @@ class Kernel:
             self._note(spot, began_ns, old, new)
             if row and row.twin:
                 self._note(Spot(row.twin, spot.netns), began_ns, before[1], after[1])
+
+    def objection(self, spot: Spot, inode: int, new: int) -> str:
+        """What there is in the kernel against this value there, in one sentence; empty when nothing is."""
+        return self.routes.objection(spot, inode, new) if self._routed(spot) else ""
+
+    def alive(self, netns: int) -> bool:
+        """Whether a namespace is there for anybody but us."""
+        return self._namespaces.alive(netns)
+
+    def _routed(self, spot: Spot) -> bool:
+        row = self._rows.get(base(spot.tunable))
+        return row is not None and row.backend == "route"
 
     def _swap_pair(self, spot: Spot, beside: Spot, inode: int, old: tuple[int, int], new: tuple[int, int]) -> Swap:
         """As swap, for a tunable and its twin at once, one of which is 0. The one that shall not be 0 is written, and
@@ -123,6 +141,7 @@ class Kernel:
     def close(self) -> None:
         """Give all descriptors back."""
         self._sysctl.close()
+        self.routes.close()
         if self._tables:
             self._tables.close()
 

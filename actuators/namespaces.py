@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import os
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -52,6 +54,21 @@ class Namespaces:
             return Site(next(handles()).inode, HOST)
         known = self._known.get(cookie)
         return Site(known.inode, _printable(known.name)) if known else Site()
+
+    def alive(self, cookie: int) -> bool:
+        """Whether a name or a process has this namespace: a socket of ours keeps one alive that nobody has any more."""
+        if cookie in (0, self.own):
+            return True
+        known = self._known.get(cookie)
+        with contextlib.suppress(OSError):
+            if known and os.stat(known.handle).st_ino == known.inode:
+                return True
+        try:
+            self._known[cookie] = find(cookie, 0)
+        except NamespaceGoneError:
+            self._known.pop(cookie, None)
+            return False
+        return True
 
     def _ways(self, cookie: int, inode: int) -> Iterator[Namespace]:
         """Where it may be found, most likely and cheapest first."""

@@ -8,8 +8,9 @@ from actuators.keeper import Keeper
 from actuators.records import Spot
 from actuators.state_dir import JournalError
 from actuators.undo import Ending, Tally, Undo, UndoError
+from bus import prefix
 from bus.schema import Answer, Ask
-from bus.tunables import Tunable
+from bus.tunables import Tunable, row_of
 
 
 class Orders:
@@ -40,6 +41,9 @@ class Orders:
         for kept in self._keeper.standing.values():
             ids = tuple(number for number in kept.on_trial() if number <= change)
             if change in ids:
+                row = row_of(self._rows, kept.spot.tunable)
+                if row and row.life_s:
+                    return Answer(False, [f"change {change} is leased: it stands while its decider asks for it"])
                 self._keeper.settle(kept.spot, "confirmed", why, kept.stands, ids)
                 self._undo.confirmed(kept, change, why)
                 return Answer(True, [f"change {change} is confirmed: it stays until `trimtab rollback {change}`"])
@@ -60,9 +64,11 @@ class Orders:
 
     def hold(self, ask: Ask) -> Answer:
         """Hands off a key (netns 0 of a namespace's tunable: in every namespace) and those tied to it."""
-        row = self._rows.get(ask.tunable)
+        row = row_of(self._rows, ask.tunable)
         if not row:
             return Answer(False, [f"no tunable {ask.tunable!r}; `trimtab tunables` lists them"])
+        if row.prefix and (fault := prefix.fault(row.prefix)):
+            return Answer(False, [f"no key {ask.tunable!r}: {fault}"])
         if row.scope == "host" and ask.netns:
             return Answer(False, [f"{row.name} is the host's, not of a network namespace"])
         try:
@@ -70,7 +76,11 @@ class Orders:
         except JournalError as error:
             return Answer(False, [f"not held: {error}"])
         until = f"for {ask.seconds} s, or " if ask.seconds else ""
-        return Answer(True, [f"hands off {name}, {until}until `trimtab release {name}`" for name in names])
+        return Answer(True, [f"hands off {self._all(name)}, {until}until `trimtab release {name}`" for name in names])
+
+    def _all(self, name: str) -> str:
+        row = self._rows.get(name)
+        return f"{name} to every destination" if row and row.instances else name
 
     def release(self, ask: Ask) -> Answer:
         """The key and those tied to it may be touched again (netns 0: wherever they were held)."""

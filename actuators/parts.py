@@ -16,6 +16,7 @@ from actuators.leases import Leases
 from actuators.namespaces import Namespaces
 from actuators.orders import Orders
 from actuators.relations import Relations
+from actuators.route_watch import RouteWatch
 from actuators.undo import Undo
 from actuators.voice import Voice
 from bus.link import Lock
@@ -36,6 +37,7 @@ class Parts(Struct, frozen=True):
     orders: Orders
     leases: Leases
     voice: Voice
+    routes: RouteWatch
 
     def close(self) -> None:
         """Close the journal and all descriptors."""
@@ -58,7 +60,8 @@ def assemble(
     voice = Voice(say, emit, rows)
     keeper = Keeper(folder, BOOT_ID.read_text().strip(), kernel.own, relations)
     undo = Undo(keeper, kernel, relations, voice)
-    return Parts(rows, bounds, kernel, keeper, undo, Orders(rows, keeper, undo), Leases(folder), voice)
+    orders, routes = Orders(rows, keeper, undo), RouteWatch(keeper, kernel, undo)
+    return Parts(rows, bounds, kernel, keeper, undo, orders, Leases(folder), voice, routes)
 
 
 class StateLock:

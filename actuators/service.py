@@ -12,6 +12,7 @@ from actuators.control import Control, malformed
 from actuators.foreign import Foreign
 from actuators.modes import Modes
 from actuators.parts import Parts
+from actuators.route_watch import RouteWatch
 from actuators.trials import Trials
 from actuators.watch import Watch
 from bus import roles
@@ -67,6 +68,7 @@ class Service:
         self._lanes = lanes
         self._events = events
         self._watch = Watch(parts)
+        self._routes = parts.routes
         self._foreign = Foreign(parts)
         self._trials = Trials(parts, any(intake.decider == roles.GUARD for intake in lanes.intakes))
         self._control = Control(parts, writer, modes, self._trials)
@@ -83,6 +85,7 @@ class Service:
         poller.add(Descriptor(stop))
         poller.add(self._lanes.control)
         poller.add(self._lanes.writes)
+        poller.add(self._routes)
         for intake in self._lanes.intakes:
             poller.add(intake)
         while True:
@@ -93,6 +96,9 @@ class Service:
                     self._wishes(source)
                 elif isinstance(source, Subscriber):
                     self._writes(source)
+                elif isinstance(source, RouteWatch):
+                    source.hear()
+                    self._publish()
                 elif isinstance(source, ControlServer):
                     source.serve(lambda ask: self._control.answer(ask, self._lanes.malformed()))
                     self._publish()
@@ -122,7 +128,9 @@ class Service:
         if now_s >= self._level_s:
             self._level_s = now_s + LEVEL_S
             self._modes.tend()
+            self._routes.level()
             self._watch.level()
+            self._trials.expire()
             self._trials.tell(self._events.append, self._rows)
             self._publish()
         if now_s >= self._cede_s:
@@ -131,6 +139,7 @@ class Service:
         if now_s >= self._lease_s:
             self._lease_s = now_s + LEASE_S
             self._trials.tend()
+            self._routes.tend()
             self._publish()
         if now_s >= self._status_s:
             self._status_s = now_s + STATUS_S

@@ -133,14 +133,28 @@ class Undo:
         if beside is not None:
             why = f"{who} wrote {beside} to {twin}, its twin"
         else:
-            why = f"{who} wrote {found}" + (f" in place of {expected}" if found != expected else ", as trimtab had")
+            theirs, ours = self.voice.shown(kept.spot, found), self.voice.shown(kept.spot, expected)
+            why = f"{who} wrote {theirs}" + (f" in place of {ours}" if found != expected else ", as trimtab had")
+        self.taken(kept, found, why)
+
+    def taken(self, kept: Standing, found: int, why: str) -> None:
+        """The key is somebody else's from now on, for this reason."""
         self._tell(kept, "ceded", why, found)
         self.voice.ceded(kept, why)
         self._keeper.settle(kept.spot, "ceded", why, None, held=why)
 
+    def gone(self, kept: Standing, ending: Ending) -> None:
+        """Nothing of ours stands at a key any more, and it is as before trimtab."""
+        self._undone(kept, kept.original, (), ending)
+
     def confirmed(self, kept: Standing, change: int, why: str) -> None:
         """Tell that a change has been confirmed."""
         self.voice.confirmed(kept, change, why)
+        self._tell(kept, "confirmed", why, kept.stands)
+
+    def leased(self, kept: Standing, change: int, why: str) -> None:
+        """Tell that a change has been found good, and stays on its lease."""
+        self.voice.leased(kept, change, why)
         self._tell(kept, "confirmed", why, kept.stands)
 
     def lost(self, kept: Standing) -> None:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from actuators.keeper import Standing
 from actuators.records import Intent, Site, Spot, Twin
 from bus.schema import AnyEvent
-from bus.tunables import Tunable
+from bus.tunables import Tunable, row_of
 
 Verdict = Literal["written", "advised", "refused", "failed", "reverted", "confirmed", "ceded"]
 TEXT_MAX = 400
@@ -26,12 +26,13 @@ class Voice(Struct, frozen=True):
 
     def changed(self, intent: Intent, change: int) -> None:
         """A change was made."""
-        verb = "raised" if intent.new > intent.old else "lowered"
+        verb = "set" if self._words(intent.spot) else "raised" if intent.new > intent.old else "lowered"
         self.say(f"{verb} {self._what(intent)}: {intent.why}  [change {change}, undo: trimtab rollback {change}]")
 
     def advised(self, intent: Intent, change: int) -> None:
         """A change would have been made."""
-        verb = "would raise" if intent.new > intent.old else "would lower"
+        way = "raise" if intent.new > intent.old else "lower"
+        verb = "would set" if self._words(intent.spot) else f"would {way}"
         self.say(f"{verb} {self._what(intent)}: {intent.why}  [advice {change}]")
 
     def undone(self, kept: Standing, target: int, why: str) -> None:
@@ -45,6 +46,14 @@ class Voice(Struct, frozen=True):
             f"[change {change}, undo: trimtab rollback {change}]"
         )
 
+    def leased(self, kept: Standing, change: int, why: str) -> None:
+        """A change is found good, and stays on its lease."""
+        value = self.shown(kept.spot, kept.stands)
+        self.say(
+            f"{kept.spot.tunable} = {value}{where(kept.spot, kept.site)} stays while its decider asks for it: {why}  "
+            f"[change {change}, undo: trimtab rollback {change}]"
+        )
+
     def stuck(self, kept: Standing, target: int, error: str) -> None:
         """A value could not be put back."""
         move = self._move(kept.spot, kept.site, kept.stands, target, kept.twin)
@@ -54,7 +63,7 @@ class Voice(Struct, frozen=True):
         """A key is the administrator's now."""
         self.say(
             f"hands off {kept.spot.tunable}{where(kept.spot, kept.site)}: {why}; before trimtab there stood "
-            f"{beside(kept.original, kept.twin)}  [until: trimtab release {kept.spot.tunable}]"
+            f"{self._beside(kept.spot, kept.original, kept.twin)}  [until: trimtab release {kept.spot.tunable}]"
         )
 
     def parked(self, spot: Spot, site: Site, why: str) -> None:
@@ -65,14 +74,23 @@ class Voice(Struct, frozen=True):
         return self._move(intent.spot, intent.site, intent.old, intent.new, intent.twin)
 
     def _move(self, spot: Spot, site: Site, old: int, new: int, twin: Twin | None) -> str:
-        row = self.rows.get(spot.tunable)
-        unit = f" {row.unit}" if row and row.unit else ""
-        return f"{spot.tunable} {beside(old, twin)} -> {beside(new, twin)}{unit}{where(spot, site)}"
+        row = row_of(self.rows, spot.tunable)
+        unit = row.after if row else ""
+        before, after = self._beside(spot, old, twin), self._beside(spot, new, twin)
+        return f"{spot.tunable} {before} -> {after}{unit}{where(spot, site)}"
 
+    def shown(self, spot: Spot, value: int) -> str:
+        """A value of this key as people read it."""
+        row = row_of(self.rows, spot.tunable)
+        return row.shown(value) if row else f"{value}"
 
-def beside(value: int, twin: Twin | None) -> str:
-    """A value; a 0 with what its twin is then."""
-    return f"{value} ({twin.name} {twin.value})" if twin and not value else f"{value}"
+    def _beside(self, spot: Spot, value: int, twin: Twin | None) -> str:
+        """A value; a 0 with what its twin is then."""
+        return f"{value} ({twin.name} {twin.value})" if twin and not value else self.shown(spot, value)
+
+    def _words(self, spot: Spot) -> bool:
+        row = row_of(self.rows, spot.tunable)
+        return row is not None and bool(row.words)
 
 
 def where(spot: Spot, site: Site) -> str:

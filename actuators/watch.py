@@ -10,6 +10,7 @@ from actuators.parts import Parts
 from actuators.records import Spot, stamp
 from bus.netns import NamespaceGoneError
 from bus.schema import AnyEvent, Outcome, Value
+from bus.tunables import AT, base
 
 
 class Watch:
@@ -24,7 +25,9 @@ class Watch:
         self._say = parts.voice.say
         self._emit = parts.voice.emit
         own = parts.kernel.own
-        self._always = [Spot(row.name, 0 if row.scope == "host" else own) for row in parts.rows.values()]
+        self._always = [
+            Spot(row.name, 0 if row.scope == "host" else own) for row in parts.rows.values() if not row.instances
+        ]
         self._touched: dict[Spot, int] = {}
 
     def cede(self, root: Path, to: Collection[str]) -> None:
@@ -64,10 +67,14 @@ class Watch:
         except OSError:
             # Not there on this kernel (no IPv6), or not in this namespace.
             return
-        if kept and value != kept.stands:
+        if AT in spot.tunable:
+            # Why nothing of ours stands there any more, actuators.route_watch knows. There may be ever new ones.
+            if not kept:
+                self._touched.pop(spot, None)
+        elif kept and value != kept.stands:
             self._undo.cede(kept, value)
             kept = None
-        bounds = self._bounds.get(spot.tunable)
+        bounds = self._bounds.get(base(spot.tunable))
         if bounds:
             site = self._kernel.site(spot.netns)
             original = kept.original if kept else value
