@@ -120,19 +120,20 @@ def add(flow: Flow, t_ns: int, total: int, rtt_us: int, best_rtt_us: int, held: 
             flow.noise2 += NOISE_ALPHA * (noise2 - flow.noise2)
         flow.last_change = change
         if samples >= SAMPLES_MIN:
-            _learn_path(flow, mean, flow.rtt_us)
+            _learn_path(flow, mean, flow.rtt_us, best_rtt_us)
     flow.last_rate, flow.last_used = rate, used
 
 
-def _learn_path(flow: Flow, rate: float, rtt_us: float) -> None:
+def _learn_path(flow: Flow, rate: float, rtt_us: float, best_rtt_us: int) -> None:
     """The averages after one more sample: whether the path is what it was."""
     base = flow.base_rtt_us
     if rate > flow.best_rate:
         flow.best_rate = rate
     if not 0 < base < rtt_us:
-        flow.base_rtt_us = rtt_us
+        base = rtt_us
     elif rate < SLOWER * flow.best_rate:
-        flow.base_rtt_us = base + BASE_CREEP * (rtt_us - base)
+        base += BASE_CREEP * (rtt_us - base)
+    flow.base_rtt_us = USUAL * best_rtt_us if best_rtt_us and base > USUAL * best_rtt_us else base
 
 
 def before(flow: Flow) -> Before:

@@ -19,6 +19,7 @@ from deciders.flow import SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
 from deciders.limit import answered, bounds, may
 from deciders.tcp_growth import come_down, go_back, weigh
 from deciders.tcp_limit import Policy, Sample, learn_limit
+from deciders.tcp_queue import SPARE, watch
 from deciders.tcp_scarce import TCP_MEM, Scarcity, bound, give_way, read, scarce
 from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
 
@@ -89,8 +90,11 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     largest = window * event.limit_bytes // buffer if buffer < event.limit_bytes else window
     # A receiver's smoothed round trip is that of its handshake, unless it sends, too.
     add(flow, t_ns, total, rtt_us, event.srtt_us, largest if reads else 0)
-    limiting = _fills(policy, flow, event, largest) and reads and buffer >= policy.near * event.limit_bytes
-    if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
+    near = reads and buffer >= policy.near * event.limit_bytes
+    limiting = _fills(policy, flow, event, largest) and near
+    needed = limiting or flow.used * buffer >= SPARE * policy.window_used / policy.factor * knob.value
+    queues = near and knob.value > knob.original > 0 and watch(knob, flow, t_ns, needed)
+    if not (knob.attempt or knob.back or ((limiting or queues) and may(knob, t_ns))):
         return ()
     widest = 65535 << min(event.wscale, WSCALE_MAX)
     scale_bytes = 2 * widest if window >= WSCALE_FULL * widest else 0
@@ -129,9 +133,12 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
     repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
     add(flow, t_ns, total, rtt_us, event.min_rtt_us, _held_back(event) or (UNKNOWN if repairs else 0))
-    buffer, enough = event.sndbuf_bytes, flow.samples >= SAMPLES_MIN
-    limiting = enough and flow.used >= policy.send_used and buffer >= policy.near * event.limit_bytes
-    if not (knob.attempt or knob.back or (limiting and may(knob, t_ns))):
+    buffer = event.sndbuf_bytes
+    near = buffer >= policy.near * event.limit_bytes
+    limiting = near and flow.samples >= SAMPLES_MIN and flow.used >= policy.send_used
+    needed = limiting or flow.used * buffer >= SPARE * policy.send_used / policy.factor * knob.value
+    queues = near and knob.value > knob.original > 0 and watch(knob, flow, t_ns, needed)
+    if not (knob.attempt or knob.back or ((limiting or queues) and may(knob, t_ns))):
         return ()
     return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 

@@ -19,6 +19,7 @@ from deciders import tcp_wish
 from deciders.flow import SAMPLES_MIN, before, gained
 from deciders.limit import may
 from deciders.tcp_limit import Attempt, Knob, Policy, Sample, SocketEvent
+from deciders.tcp_queue import pull_back
 from deciders.tcp_scarce import gave_way
 
 SECOND_NS = 1_000_000_000
@@ -54,7 +55,7 @@ def weigh(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
         if verdict != "waiting":
             knob.attempt = None
             _note(policy, knob, sample, verdict)
-    return _grow(policy, knob, sample) if sample.limiting else ()
+    return _grow(policy, knob, sample) if sample.limiting else pull_back(policy, knob, sample)
 
 
 def go_back(knob: Knob, event: SocketEvent | Value) -> Sequence[Wish]:
@@ -145,6 +146,7 @@ def _grow(policy: Policy, knob: Knob, sample: Sample) -> Sequence[Wish]:
     attempt = Attempt(event.socket, knob.value, want, sample.buffer_bytes, sample.record_bytes, before(flow), soak_ns)
     # A flow whose window is as large as its scale allows cannot gain by more, so there is nothing to judge.
     knob.wished = None if sample.scale_bytes else attempt
+    knob.falling = False
     return (tcp_wish.grow(knob, want, sample),)
 
 

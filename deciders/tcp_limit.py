@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from msgspec import Meta, Struct
@@ -58,6 +58,25 @@ class Attempt(Struct, gc=False):
     """The flow's buffer has grown. A receiver's does only when it copies more in a round trip than ever before."""
 
 
+@dataclass(slots=True)
+class Standing:
+    """How much longer round trips have been than the least, since the limit last changed (deciders.tcp_queue)."""
+
+    epoch: int = -1
+    """Which limit that was, by Knob.epoch."""
+    since_ns: int = 0
+    t_ns: int = 0
+    weight: float = 0.0
+    """Seconds, each older one weighing less."""
+    longer: float = 0.0
+    """The same seconds, each times the round trip in relation to the least."""
+
+    @property
+    def mean(self) -> float:
+        """The round trip in relation to the least; 0: nothing measured."""
+        return self.longer / self.weight if self.weight else 0.0
+
+
 @dataclass(slots=True, kw_only=True)
 class Knob(Limit):
     """A limit and what has become of changing it. `noun` is what an operator calls it."""
@@ -85,6 +104,11 @@ class Knob(Limit):
     back_why: str = ""
     backed_ns: int = 0
     """When a step was last taken back; 0: never."""
+    wanted_ns: int = 0
+    """When a flow last had use for more than a step less."""
+    falling: bool = False
+    """It came down for a queue, and has not grown since."""
+    standing: Standing = field(default_factory=Standing)
     gave_ns: int = 0
     """When it last came down for want of memory (deciders.tcp_scarce); 0: never."""
 

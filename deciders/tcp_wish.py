@@ -7,7 +7,7 @@ from math import sqrt
 from bus.schema import VERSION, Evidence, TcpRcvBuf, TcpSndBuf, Value, Wish
 from deciders.flow import Flow
 from deciders.limit import asked
-from deciders.tcp_limit import Attempt, Knob, Sample, SocketEvent
+from deciders.tcp_limit import Attempt, Knob, Sample, SocketEvent, Standing
 
 VALID_NS = 1_000_000_000
 
@@ -51,6 +51,26 @@ def take_back(knob: Knob, attempt: Attempt, flow: Flow, event: SocketEvent) -> W
 def back(knob: Knob, event: SocketEvent | Value) -> Wish:
     """The same once more, when the first one was lost or came at a bad time."""
     return _wish(knob, knob.back, knob.back_why, event, {})
+
+
+def pull(knob: Knob, want: int, standing: Standing, flow: Flow, event: SocketEvent) -> Wish:
+    """Down: the path is full with less."""
+    text = (
+        f"{knob.noun} of port {min(event.sport, event.dport)}: {_mbit(flow.rate)} need {flow.used:.0%} of {knob.value}"
+        f" bytes, and the rest is a queue, round trips of {flow.rtt_us / 1000:.1f} ms instead of"
+        f" {flow.base_rtt_us / 1000:.1f} ms"
+    )
+    numbers: Evidence = {
+        "socket": event.socket,
+        "kbit_s": _kbit(flow.rate),
+        "kbit_s_best": _kbit(flow.best_rate),
+        "used_percent": int(flow.used * 100),
+        "rtt_us": int(flow.rtt_us),
+        "base_rtt_us": int(flow.base_rtt_us),
+        "longer_percent": int(standing.mean * 100),
+        "stood_s": (event.t_ns - standing.since_ns) // 1_000_000_000,
+    }
+    return _wish(knob, want, text, event, numbers)
 
 
 def idle(knob: Knob, want: int, unused_s: int, event: Value) -> Wish:

@@ -297,6 +297,64 @@ def test_the_queue_that_hand_set_limits_would_fill_is_not_built() -> None:
     assert tuned.rate >= 0.95 * by_hand.rate
 
 
+def bloated() -> World:
+    """Limits that a fast path has raised, and a slow one that fills a long queue."""
+    world = World(FAST).run(20)
+    world.path = Wire(rate=25e6, congestion="fill", queue=50e6)
+    # Another connection: buffers begin anew, and then have all that the limits allow.
+    world.socket, world.total, world.record, world.bandwidth = 6, 0.0, 14480.0, 14480 / world.path.rtt_s
+    world.buffers = {RMEM: 131072, WMEM: 87040}
+    return world
+
+
+def test_a_raised_limit_that_only_holds_a_queue_comes_down_step_by_step_and_nobody_is_slower() -> None:
+    world = bloated()
+    risen = dict(world.limits)
+    world.run(25)
+    assert world.rtt_s > 0.2
+    assert world.limits == risen
+    world.run(300)
+    pulled = [wish for wish in world.wishes if "the rest is a queue" in wish.why]
+    assert {wish.tunable for wish in pulled} == {RMEM, WMEM}
+    for wish in pulled:
+        assert wish.believed / 1.51 <= wish.want < wish.believed
+        assert wish.evidence["rtt_us"] >= wish.evidence["base_rtt_us"] + 10_000  # type: ignore[operator]
+        assert wish.evidence["longer_percent"] >= 150  # type: ignore[operator]
+        assert wish.evidence["stood_s"] >= 10  # type: ignore[operator]
+    # What a new connection finds is enough for the path, and more would be taken back again.
+    for name, share in ((RMEM, Policy().window_used), (WMEM, Policy().send_used)):
+        assert max(262144, need(world.path)) <= world.limits[name] <= max(262144, 1.5 * 1.5 * need(world.path) / share)
+    world.socket, world.total, world.record, world.bandwidth = 7, 0.0, 14480.0, 14480 / world.path.rtt_s
+    world.buffers = {RMEM: 131072, WMEM: 87040}
+    world.run(60)
+    assert world.rate >= 0.95 * world.path.rate
+    assert world.rtt_s <= 0.12
+    assert all(world.reversals(name) <= 1 for name in (RMEM, WMEM)), world.changes
+
+
+def test_a_limit_that_another_flow_needs_is_not_pulled_back_for_a_queue() -> None:
+    world = bloated()
+    risen, wide = dict(world.limits), World(FAST, limits=dict(world.limits))
+    for _ in range(1200):
+        world.run(0.1)
+        wide.t_ns, wide.limits = world.t_ns, world.limits
+        wide._flow()
+        world._show(wide.receiver(socket=9))
+        world._show(wide.sender(socket=9))
+    assert all(world.limits[name] >= risen[name] for name in risen), world.changes
+
+
+def test_sizes_at_which_whole_numbers_overflow_make_no_difference_to_a_queue() -> None:
+    """What is measured is seconds: a buffer of 2 GiB is pulled back like one of 2 MiB."""
+    for size in (2 << 20, 2 << 30):
+        world = bloated()
+        world.high = size
+        world.limits = dict.fromkeys((RMEM, WMEM), size)
+        world.path = Wire(rate=2.5 * size, congestion="fill", queue=size)
+        world.run(80)
+        assert world.limits[RMEM] <= size / 1.5 * 1.01, size
+
+
 def test_an_application_that_sends_little_gets_no_more() -> None:
     world = World(Wire(rate=125e6, app_rate=1e6), limits={RMEM: 524288, WMEM: 524288}).run(60)
     assert world.wishes == []
