@@ -75,7 +75,9 @@ import json, sys
 from pathlib import Path
 run_dir, rows, settings = Path(sys.argv[1]), json.loads(sys.argv[2]), json.loads(sys.argv[3])
 from bus.roles import Role
-from trimtab import rundir, start, supervisor
+from trimtab import process, rundir, start, supervisor
+spared, send = settings.pop("spared", ""), process.Process.send
+process.Process.send = lambda self, number: self.name == spared or send(self, number)
 for key, value in settings.items():
     setattr(supervisor, key, value)
 roles = [Role(**row) for row in rows]
@@ -275,6 +277,17 @@ def test_a_role_that_will_not_stop_is_killed_a_second_interrupt_is_harmless_and_
     assert "SIGINT: already stopping" in run.text()
     assert "decider-z: did not stop in time; killing it" in run.text()
     assert run.text().count("stopping at") == 3
+
+
+def test_a_role_that_does_not_die_keeps_the_others_from_no_orderly_stop(runs: Callable[..., Run]) -> None:
+    # As one that waits for a disk that hangs, which no signal reaches.
+    run = runs(STOP_S=(0.3, 5.0, 10.0), spared="decider-y")
+    run.until_said("ready in ")
+    assert run.stop() == 1
+    text = run.text()
+    assert text.count("decider-y: did not stop in time; killing it") == 1
+    assert text.count("decider-y: does not die") == 1
+    assert text.count("stopping at") == 2
 
 
 def test_a_silent_role_is_killed_and_started_again(runs: Callable[..., Run]) -> None:

@@ -45,6 +45,7 @@ class Process:
         self.failures = 0
         """How often it ended in succession without having been healthy for long."""
         self._started_s = 0.0
+        self._killed = False
         self._partial = b""
 
     @property
@@ -68,7 +69,7 @@ class Process:
         """Fork. OSError when there is no process to be had."""
         self.child = child.start(self.role, self._arguments, self._notify)
         self._started_s = self.seen_s = now_s
-        self.spoken = False
+        self.spoken = self._killed = False
         self.become("starting" if self.daemon else "running")
         return self.child
 
@@ -77,6 +78,12 @@ class Process:
         if self.child:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(self.child.pidfd, number)
+
+    def kill(self) -> bool:
+        """SIGKILL, once; whether it was now."""
+        first, self._killed = not self._killed, True
+        self.send(signal.SIGKILL)
+        return first
 
     def heard(self, message: bytes, now_s: float) -> bool:
         """Take one sd_notify message of this process; whether its state has changed."""

@@ -23,6 +23,8 @@ STAGES = {"decider": 0, "loader": 0, "collector": 1, "actuator": 2, "deadman": 3
 """The order in which kinds of roles stop."""
 STOP_S = (2.0, 4.0, 10.0, 11.0)
 """By when, after a stop was asked for, deciders, collectors, the actuator and the dead-man have ended or are killed."""
+UNKILLABLE_S = 0.7
+"""So long after that the others are no longer kept waiting by one that does not die: a hung disk's (see bus.disk)."""
 WRITE_S = 1.0
 LATE_S = 2.0
 SLOW_START_S = 10.0
@@ -90,7 +92,8 @@ class Supervisor:
         due = [self._board.written_s + WRITE_S]
         due += [process.start_s for process in self._processes if process.state == "waiting"]
         if self._stop_s:
-            due.append(self._stop_s + STOP_S[self._stage])
+            end_s = self._stop_s + STOP_S[self._stage]
+            due.append(end_s if time.monotonic() < end_s else end_s + UNKILLABLE_S)
         return min(due)
 
     def _keep_alive(self, now_s: float) -> None:
@@ -171,17 +174,23 @@ class Supervisor:
     def _stopping(self, now_s: float) -> None:
         while self._stage < len(STOP_S):
             group = [each for each in self._processes if each.child and STAGES[each.role.kind] == self._stage]
-            if not group:
+            late_s = now_s - self._stop_s - STOP_S[self._stage]
+            if not group or late_s > UNKILLABLE_S:
+                self._leave(group)
                 self._stage += 1
                 continue
             for process in group:
                 if process.state != "stopping":
                     process.become("stopping")
                     process.send(signal.SIGTERM)
-                elif now_s >= self._stop_s + STOP_S[self._stage]:
+                elif late_s >= 0 and process.kill():
                     self._say(f"{process.name}: did not stop in time; killing it")
-                    process.send(signal.SIGKILL)
             return
+
+    def _leave(self, group: Sequence[Process]) -> None:
+        for process in group:
+            self._unclean = True
+            self._say(f"{process.name}: does not die, as a process that waits for a disk; going on without it")
 
     def _over(self) -> bool:
         return self._stage >= len(STOP_S)
