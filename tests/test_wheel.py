@@ -110,8 +110,8 @@ def test_the_source_distribution_builds_the_same_wheel(wheel: Path, tmp_path: Pa
 
 
 def test_what_ships_passes_its_tests_outside_the_tree(wheel: Path, tmp_path: Path) -> None:
-    """All but the properties of whole hosts' lives, which take as long as all others: they look for mistakes of thought,
-    and no packaging adds one."""
+    """All but the properties of whole hosts' lives, which take as long as all others: they look for mistakes of
+    thought, and no packaging adds one."""
     elsewhere = Installed(tmp_path, wheel, "hypothesis", "jinja2", "pytest", "pytest-timeout", "pytest-xdist")
     shutil.copytree(
         TREE / "tests",
