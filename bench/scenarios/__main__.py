@@ -43,26 +43,37 @@ def column(
     kind: type[Scene], tuner: contextlib.AbstractContextManager[object], learn_s: float, set_: Settings
 ) -> float:
     """The figure of one column: learn_s of traffic, and then what is measured."""
-    with Lab() as lab, contextlib.closing(kind(lab)) as scene, standing(scene.places, {**kind.start, **set_}), tuner:
+    with (
+        Lab() as lab,
+        contextlib.closing(kind(lab)) as scene,
+        standing(scene.places, {**kind.start, **set_}),
+        tuner(scene),
+    ):
         if warm_s := max(learn_s, kind.warm_s):
             scene.run(warm_s)
         return scene.run(kind.measure_s)
 
 
+def nobody(scene: Scene) -> contextlib.AbstractContextManager[object]:
+    """No tuner."""
+    return contextlib.nullcontext()
+
+
 @contextlib.contextmanager
-def trimtab(kind: type[Scene], tapes: Path | None, told: list[str]) -> Iterator[None]:
-    """trimtab with this tuner alone; what it changed, in the end, is told."""
-    with running("--mode", "enforce", "--only", kind.decider) as folder:
+def trimtab(scene: Scene, tapes: Path | None, told: list[str]) -> Iterator[None]:
+    """trimtab with this tuner alone, for these namespaces alone; what it changed, in the end, is told."""
+    fence = [word for place in scene.places if place for word in ("--netns", str(place.cookie))]
+    with running("--mode", "enforce", "--only", scene.decider, *fence) as folder:
         yield
         if tapes:
-            shutil.copytree(folder / "state/tapes", tapes / kind.name.replace(": ", "-"), dirs_exist_ok=True)
+            shutil.copytree(folder / "state/tapes", tapes / scene.name.replace(": ", "-"), dirs_exist_ok=True)
         changes = history(folder / "state")
         last = {change.tunable: change.new for change in changes}
         told.append(f"{len(changes)} changes: " + ", ".join(f"{key} {value}" for key, value in sorted(last.items())))
 
 
 @contextlib.contextmanager
-def bpftune() -> Iterator[None]:
+def bpftune(scene: Scene) -> Iterator[None]:
     """bpftune, for as long as it takes to begin and then some."""
     with subprocess.Popen(["bpftune"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         time.sleep(5.0)
@@ -79,7 +90,7 @@ def peer(kind: type[Scene], learn_s: float) -> str:
     if not shutil.which("bpftune"):
         return "not on PATH"
     try:
-        return f"{column(kind, bpftune(), learn_s, {}):.1f}"
+        return f"{column(kind, bpftune, learn_s, {}):.1f}"
     except RuntimeError as error:
         return str(error)
 
@@ -87,9 +98,9 @@ def peer(kind: type[Scene], learn_s: float) -> str:
 def row(kind: type[Scene], learn_s: float, tapes: Path | None) -> float:
     """Measure and print one scenario: its score."""
     told: list[str] = []
-    first = column(kind, contextlib.nullcontext(), 0.0, {})
-    best = column(kind, contextlib.nullcontext(), 0.0, kind.best)
-    ours = column(kind, trimtab(kind, tapes, told), learn_s, {})
+    first = column(kind, nobody, 0.0, {})
+    best = column(kind, nobody, 0.0, kind.best)
+    ours = column(kind, lambda scene: trimtab(scene, tapes, told), learn_s, {})
     score = ours / best if best else 0.0
     print(
         f"{kind.name:22} {kind.unit:7} {first:9.1f} {best:11.1f} {ours:9.1f} {score:6.2f}"
