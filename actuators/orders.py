@@ -10,7 +10,7 @@ from actuators.state_dir import JournalError
 from actuators.undo import Ending, Tally, Undo, UndoError
 from bus import prefix
 from bus.schema import Answer, Ask
-from bus.tunables import Tunable, row_of
+from bus.tunables import AT, Tunable, row_of
 
 
 class Orders:
@@ -67,7 +67,7 @@ class Orders:
         row = row_of(self._rows, ask.tunable)
         if not row:
             return Answer(False, [f"no tunable {ask.tunable!r}; `trimtab tunables` lists them"])
-        if row.prefix and (fault := prefix.fault(row.prefix)):
+        if AT in row.name and (fault := prefix.fault(row.prefix)):
             return Answer(False, [f"no key {ask.tunable!r}: {fault}"])
         if row.scope == "host" and ask.netns:
             return Answer(False, [f"{row.name} is the host's, not of a network namespace"])
