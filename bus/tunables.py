@@ -433,9 +433,9 @@ TUNABLES: tuple[Tunable, ...] = (
     ),
     _receive(
         "netdev_budget_usecs",
-        # The kernel's default is two ticks (net_hotdata in net/core/hotdata.c): 2000 to 20000. A task on that CPU waits
-        # so long: more than 20 ms would be seen.
-        low=1000,
+        # The kernel's default is two ticks (net_hotdata in net/core/hotdata.c), and it takes no less: 2000 to 20000. A
+        # task on that CPU waits so long: more than 20 ms would be seen.
+        low=2000,
         high=20000,
         unit="us",
         summary="time that one run of the receive softirq may take",
