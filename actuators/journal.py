@@ -91,6 +91,17 @@ class Journal:
             self._key(db, intent.spot, intent.site, intent.original)
             return self._insert(db, intent, "intent", stamp())
 
+    def remember(self, spot: Spot, site: Site, original: int, stood: Iterable[Stood], stands: int) -> None:
+        """What stands at a key, in a journal begun anew, from who knows it better than originals.log."""
+        with self._store.transaction() as db:
+            db.execute(f"DELETE FROM changes WHERE {_STANDING} AND {_HERE}", self._here(spot))
+            self._key(db, spot, site, original)
+            for one in stood:
+                why = "known from before the journal was lost"
+                intent = Intent(spot, site, one.decider, one.old, one.new, why, {}, original, one.twin)
+                self._insert(db, intent, one.state, msgspec.structs.replace(stamp(), t_ns=one.t_ns or stamp().t_ns))
+            db.execute(f"UPDATE keys SET last_written = ? WHERE {_HERE}", (stands, *self._here(spot)))
+
     def settle(
         self, spot: Spot, ids: Iterable[int], state: State, detail: str, stands: int | None, hold: Hold | None = None
     ) -> None:

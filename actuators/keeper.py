@@ -273,9 +273,11 @@ class Keeper:
         ]
 
     def _renumber(self, journal: Journal) -> None:
+        for hold in self._holds.values() if journal.fresh else ():
+            journal.hold(hold)
         for kept in self.standing.values():
             if journal.fresh:
-                journal.settle(kept.spot, (), "trial", "", kept.stands)
+                journal.remember(kept.spot, kept.site, kept.original, kept.changes.values(), kept.stands)
             kept.changes = {stood.id: stood for stood in journal.standing(kept.spot)}
 
     def _try(self, write: Callable[[Journal], Result]) -> Result:

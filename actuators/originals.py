@@ -171,6 +171,8 @@ class Originals:
     def _append(self, line: Line) -> None:
         # The leading newline ends a line that an earlier full disk cut short.
         raw = b"\n" + _encoder.encode(line) + b"\n"
+        if not os.fstat(self._fd).st_nlink:
+            raise JournalError(f"{self._path}: has been removed")
         try:
             written = os.write(self._fd, raw)
         except OSError as error:

@@ -70,17 +70,21 @@ class StateLock:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock: Lock | None = None
+        self._file: os.stat_result | None = None
 
     def take(self) -> None:
         """Have it. Raises LinkError naming the actuator that has it, or JournalError when it cannot be had."""
-        if self._lock:
-            return
-        state_dir.directory(self._folder)
         path = self._folder / state_dir.LOCK
+        if self._lock and self._file and state_dir.is_still(path, self._file):
+            return
+        # One that was removed keeps nobody out.
+        self.close()
+        state_dir.directory(self._folder)
         state_dir.file(path)
         if not os.access(path, os.W_OK):
             raise state_dir.JournalError(f"{path}: cannot be written", errno.EROFS)
         self._lock = Lock(path, "the actuator")
+        self._file = path.lstat()
 
     def close(self) -> None:
         """Give it back."""

@@ -65,6 +65,13 @@ def file(path: Path) -> None:
         os.close(fd)
 
 
+def is_still(path: Path, what: os.stat_result) -> bool:
+    """What has this name is what had it then (and is open, so that its number is nobody else's)."""
+    with contextlib.suppress(OSError):
+        return os.path.samestat(path.lstat(), what)
+    return False
+
+
 def _refusal(path: Path, error: OSError) -> JournalError:
     return JournalError(f"{path}: {error.strerror}", error.errno or 0)
 

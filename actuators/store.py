@@ -71,12 +71,14 @@ class Store:
         state_dir.file(self.path)
         try:
             self._db = self._open()
+            self._file = self.path.lstat()
         except JournalError:
             if not self._corrupt:
                 raise
             self.set_aside = self._aside()
             state_dir.file(self.path)
             self._db = self._open()
+            self._file = self.path.lstat()
             # A number from an old log line must never undo another change.
             with self.transaction() as db:
                 db.execute("INSERT INTO sqlite_sequence VALUES ('changes', ?)", (int(time.time()),))
@@ -89,6 +91,7 @@ class Store:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """All or nothing, on disk at its end. Take no other inside."""
+        self._look()
         with self._errors():
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -101,12 +104,18 @@ class Store:
 
     def checkpoint(self) -> None:
         """Move the WAL into the database, as far as readers let us."""
+        self._look()
         self.read("PRAGMA wal_checkpoint(PASSIVE)")
 
     def close(self) -> None:
         """Close; the last one to do so also checkpoints."""
         with contextlib.suppress(sqlite3.Error):
             self._db.close()
+
+    def _look(self) -> None:
+        # SQLite would go on writing to what nobody will find.
+        if not state_dir.is_still(self.path, self._file):
+            raise JournalError(f"{self.path}: has been removed")
 
     @contextlib.contextmanager
     def _errors(self) -> Iterator[None]:

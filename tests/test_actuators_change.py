@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import shutil
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,9 +16,10 @@ from actuator_world import RMEM, ROWS, THRESH, WEB, World
 
 from actuators import history, originals, store
 from actuators.change import REFUSALS_TOLD
-from actuators.state_dir import JournalError
+from actuators.state_dir import LOCK, JournalError
 from actuators.undo import LEFT_BEHIND, STOPPED, Ending, UndoError
 from actuators.watch import Watch
+from bus.link import Lock
 from bus.schema import AnyEvent, Ask, Outcome, Value, Wish
 
 
@@ -508,12 +510,58 @@ def test_a_journal_found_corrupt_while_running_is_begun_anew_and_nothing_is_lost
     assert any("corrupt and is now" in line for line in world.lines)
     assert world.wish(400000).verdict == "written"
     standing = history.standing(world.state)
-    assert [(change.state, change.new) for change in standing] == [("trial", 350000), ("trial", 400000)]
-    world.parts.orders.rollback(Ask("rollback", change=standing[1].id))
+    assert [(change.state, change.new) for change in standing] == [("trial", new) for new in (300000, 350000, 400000)]
+    world.parts.orders.rollback(Ask("rollback", change=standing[2].id))
     assert world.value() == 350000
     world.modes.stop()
     assert world.value() == 262144
     assert history.keys(world.state) == []
+
+
+@pytest.mark.parametrize("what", ["all", "journal.db", "originals.log", "replaced"])
+def test_a_journal_that_is_removed_while_running_is_begun_anew_and_nothing_is_lost(world: World, what: str) -> None:
+    world.wish(300000)
+    assert world.parts.orders.confirm(Ask("confirm", change=1)).ok
+    world.wish(350000)
+    assert world.parts.orders.hold(Ask("hold", tunable=THRESH[2], who="eve")).ok
+    match what:
+        case "all":
+            shutil.rmtree(world.state)
+        case "replaced":
+            (world.state / "fresh").touch(0o600)
+            (world.state / "fresh").replace(world.state / "journal.db")
+        case _:
+            (world.state / what).unlink()
+    assert world.wish(400000).verdict == "refused"
+    assert world.value() == 350000
+    assert "has been removed" in world.parts.keeper.trouble
+    world.modes.tend()
+    assert world.parts.keeper.trouble == ""
+    assert world.wish(400000).verdict == "written"
+    # As a start after a crash finds it.
+    standing = history.standing(world.state)
+    assert [change.new for change in standing] == [300000, 350000, 400000]
+    assert history.keys(world.state)[0].original == 262144
+    assert THRESH[2] in [hold.spot.tunable for hold in history.holds(world.state)]
+    assert [line.original for line in originals.read(world.state, standing[-1].boot_id).writes] == [262144]
+    assert [change.state for change in standing] == ["confirmed", "trial", "trial"]
+    world.modes.stop()
+    assert world.value() == 300000
+
+
+def test_an_actuator_whose_lock_was_removed_is_alone_no_more_and_makes_no_change(world: World) -> None:
+    world.wish(300000)
+    shutil.rmtree(world.state)
+    world.state.mkdir(0o711)
+    (world.state / LOCK).touch(0o600)
+    other = Lock(world.state / LOCK, "another")
+    for _ in range(2):
+        world.modes.tend()
+        assert world.wish(350000).verdict == "refused"
+    assert "already running here" in world.parts.keeper.trouble
+    other.close()
+    world.modes.tend()
+    assert world.wish(350000).verdict == "written"
 
 
 def test_what_was_put_back_while_the_journal_was_lost_does_not_stand_in_the_new_one(
