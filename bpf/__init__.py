@@ -31,6 +31,12 @@ class Road(NamedTuple):
     """The tracepoint's name; empty for a cgroup."""
     function: str
     """The C function that is loaded for it."""
+    source: str = ""
+    """A file put behind the probes' own, whose function runs the parts of all probes that take this road: a tracepoint
+    then calls one program and not one for each. It knows them by PART_<probe>. Whoever names such roads names them in
+    the same order, so that all take the same one."""
+    refused: str = ""
+    """A function that the kernel must refuse to load, or the road is not taken: its verifier would let us do harm."""
 
 
 class Field(NamedTuple):
@@ -119,6 +125,14 @@ _FLOWS = (
     Field("TP_MIN_RTT", "tcp_sock", "rtt_min.s[0].v", 4),
 )
 _FLOWS_RECORD = struct.Struct("=4Q16s16s14Q")
+
+_KFREE_SKB = (
+    Road("tp_btf", "kfree_skb", "kfree_skb_to_socket_typed", "kfree_skb.c", "kfree_skb_untested"),
+    Road("raw_tracepoint", "kfree_skb", "kfree_skb_to_socket", "kfree_skb.c"),
+    Road("tp_btf", "kfree_skb", "kfree_skb_typed", "kfree_skb.c"),
+    Road("raw_tracepoint", "kfree_skb", "kfree_skb_raw", "kfree_skb.c"),
+)
+"""The first two are told which socket was to receive the packet."""
 
 PROBES: tuple[Probe, ...] = (
     Probe(
@@ -218,10 +232,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="drops",
         sources=("drops.c",),
-        roads=(
-            Road("raw_tracepoint", "kfree_skb", "drops_to_socket"),
-            Road("raw_tracepoint", "kfree_skb", "drops_raw"),
-        ),
+        roads=_KFREE_SKB,
         fields=(
             *_NETNS,
             Field("SKB_SK", "sk_buff", "sk", 8),
@@ -240,10 +251,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="udp_drop",
         sources=("udp_drop.c",),
-        roads=(
-            Road("raw_tracepoint", "kfree_skb", "udp_drop_reason"),
-            Road("raw_tracepoint", "udp_fail_queue_rcv_skb", "udp_drop_failed"),
-        ),
+        roads=(*_KFREE_SKB[:2], Road("raw_tracepoint", "udp_fail_queue_rcv_skb", "udp_drop_failed")),
         fields=(
             *_NETNS,
             Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
@@ -265,10 +273,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="ip_frag",
         sources=("ip_frag.c",),
-        roads=(
-            Road("fentry", "inet_frag_find", "ip_frag_find"),
-            Road("raw_tracepoint", "kfree_skb", "ip_frag_dropped"),
-        ),
+        roads=(Road("fentry", "inet_frag_find", "ip_frag_find"), *_KFREE_SKB),
         fields=(
             *_NETNS,
             Field("NET_FRAG4", "net", "ipv4.fqdir", 8),

@@ -6,25 +6,18 @@
  *    is seen as well;
  *  - in use (40 %), or locked by the application: one of each per namespace and side in 5 s;
  *  - in all at most one per namespace and tick (two CPUs in the same instant may both pass);
- *  - below an eighth of the limit: not looked at.
+ *  - below an eighth of the limit: not looked at, unless locked, which only the typed road asks so often.
  * Not a header: bcc rewrites table.lookup() in the main text only, so the loader puts the sources one after another.
  */
 #include <trimtab.h>
 
-/*
- * The gate's clock is the tick (jiffies, 1 to 10 ms): reading it costs nothing, while on some virtual machines
- * bpf_ktime_get_ns() costs 100 ns, which is more than all the rest here.
- */
-#define TICKS(ns) (((ns) + TICK_NS - 1) / TICK_NS)
+/* In ticks. */
 #define SOCKET_PERIOD TICKS(100 * MSEC)
 #define SLOW_PERIOD TICKS(5 * SEC)
 #define SLOW_RETRY TICKS(10 * MSEC)
 #define NEAR_MEMORY TICKS(5 * SEC)
 
 enum side { RECEIVE, SEND };
-
-/* bcc's own prototype cuts cookies to 32 bits. */
-static u64 (*typed_socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
 
 /*
  * A name for the socket while it lives, on the road that cannot ask for a cookie: the cookie if anyone else has asked
@@ -80,7 +73,10 @@ struct verdict {
 static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side side, u64 size, u64 limit, u8 lock,
                                                       bool typed, struct verdict *verdict)
 {
-    if (size * 8 < limit)
+    bool in_use = size * 5 >= limit * 2;
+    /* However small it is, a size that the application has set is worth a word: where looking costs next to nothing. */
+    bool set = typed && !in_use && (READ_BITS(typed, sk, SK_USERLOCKS) & lock);
+    if (size * 8 < limit && !set)
         return false;
     u64 key = sk + side, now = bpf_jiffies64();
     struct socket_state next = {}, *state = tcp_sockets.lookup(&key);
@@ -88,7 +84,7 @@ static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side
         return false;
     bool near = size * 4 >= limit * 3;
     bool recent = state && state->near && now - state->near < NEAR_MEMORY && state->id == socket_id(sk, typed);
-    if (!near && !recent && size * 5 < limit * 2)
+    if (!near && !recent && !in_use && !set)
         return false;
     struct netns_state *netns = netns_state(netns_of(net));
     if (!netns || netns->sent == now)
@@ -101,7 +97,7 @@ static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side
     if (verdict->locked || (!near && !recent)) {
         u64 *slow = &netns->slow[verdict->locked ? side + 2 : side];
         netns->retry[side] = now + SLOW_RETRY;
-        if (near)
+        if (near || set)
             tcp_sockets.update(&key, &next);
         if (*slow && now - *slow < SLOW_PERIOD)
             return false;

@@ -2,7 +2,7 @@
 /*
  * Datagrams that a UDP socket could not take: for want of room in its own buffer, or of memory of all UDP sockets.
  *
- * From kfree_skb() where it tells the socket (since 6.11), since udp_fail_queue_rcv_skb() is not told of the second
+ * From kfree_skb() where it tells the socket (see kfree_skb.c), since udp_fail_queue_rcv_skb() is not told of the second
  * kind any more: __udp_enqueue_schedule_skb() in net/ipv4/udp.c drops these by itself, and counts them nowhere (6.18).
  * Else from udp_fail_queue_rcv_skb(rc, sk, ...), whose rc is -ENOMEM or -ENOBUFS.
  *
@@ -29,38 +29,43 @@ struct udp_drop_key {
 };
 
 struct udp_drop_count {
-    u64 dropped, sent_ns;
+    u64 dropped, sent; /* in ticks; 0: never */
 };
 
 /* Those silent longest are forgotten first, and count from 0 when they come again. */
 BPF_TABLE("lru_hash", struct udp_drop_key, struct udp_drop_count, udp_drop_counts, 2048);
 
-static inline __attribute__((always_inline)) int udp_dropped(u64 sk, u32 reason)
+/* As raw_socket_id() in tcp_buffer.c: the address itself stays in the kernel. */
+static inline __attribute__((always_inline)) u64 udp_socket_id(u64 sk)
 {
-    u64 net = PEEK(u64, sk, SK_NET);
+    u64 cookie = PEEK(u64, sk, SK_COOKIE), hash = (sk ^ (u64)PEEK(u16, sk, SK_NUM) << 32) * SALT;
+    return cookie ?: ((hash ^ (hash >> 32)) & ((1ull << 62) - 1)) | 1ull << 62;
+}
+
+static inline __attribute__((always_inline)) int udp_dropped(u64 sk, u32 reason, bool typed)
+{
+    u64 net = READ(typed, 64, sk, SK_NET);
     struct udp_drop_key key = {
-        .netns = netns_of(net),
-        .rcvbuf_bytes = NOT_NEGATIVE(PEEK(s32, sk, SK_RCVBUF)),
+        .netns = net ? netns_by(typed, net) : 0,
+        .rcvbuf_bytes = NOT_NEGATIVE((s32)READ(typed, 32, sk, SK_RCVBUF)),
         .reason = reason,
-        .locked = (PEEK_BITS(sk, SK_USERLOCKS) & SOCK_RCVBUF_LOCK) != 0,
+        .locked = (READ_BITS(typed, sk, SK_USERLOCKS) & SOCK_RCVBUF_LOCK) != 0,
     };
     struct udp_drop_count fresh = {}, *count = udp_drop_counts.lookup_or_try_init(&key, &fresh);
     if (!count)
         return 0;
     __sync_fetch_and_add(&count->dropped, 1);
-    u64 now = bpf_ktime_get_ns();
-    if (now - count->sent_ns < 100 * MSEC)
+    u64 now = bpf_jiffies64();
+    if (now - count->sent < TICKS(100 * MSEC))
         return 0;
-    count->sent_ns = now;
+    count->sent = now;
     struct udp_drop_record *record = RESERVE(udp_drop, record);
     if (!record)
         return 0;
-    u64 cookie = PEEK(u64, sk, SK_COOKIE), hash = (sk ^ (u64)PEEK(u16, sk, SK_NUM) << 32) * SALT;
-    record->t_ns = now;
+    record->t_ns = bpf_ktime_get_ns();
     record->netns = key.netns;
     record->netns_ino = PEEK(u32, net, NET_INUM);
-    /* As in tcp_buffer.c: the address itself stays in the kernel. */
-    record->socket = cookie ?: ((hash ^ (hash >> 32)) & ((1ull << 62) - 1)) | 1ull << 62;
+    record->socket = typed ? typed_socket_cookie((void *)sk) : udp_socket_id(sk);
     record->family = PEEK(u16, sk, SK_FAMILY);
     record->port = PEEK(u16, sk, SK_NUM);
     record->rcvbuf_bytes = key.rcvbuf_bytes;
@@ -72,16 +77,15 @@ static inline __attribute__((always_inline)) int udp_dropped(u64 sk, u32 reason)
     return 0;
 }
 
-int udp_drop_reason(struct bpf_raw_tracepoint_args *ctx)
+static inline __attribute__((always_inline)) int udp_drop_part(u32 reason, u64 sk, bool typed)
 {
-    u32 reason = ctx->args[2];
-    if (reason != NAMED_SOCKET_RCVBUFF && reason != NAMED_PROTO_MEM)
+    if (!sk || (reason != NAMED_SOCKET_RCVBUFF && reason != NAMED_PROTO_MEM))
         return 0;
-    u64 sk = ctx->args[3];
-    return sk && PEEK(u16, sk, SK_PROTOCOL) == IPPROTO_UDP ? udp_dropped(sk, reason) : 0;
+    return READ(typed, 16, sk, SK_PROTOCOL) == IPPROTO_UDP ? udp_dropped(sk, reason, typed) : 0;
 }
 
 int udp_drop_failed(struct bpf_raw_tracepoint_args *ctx)
 {
-    return udp_dropped(ctx->args[1], (s32)ctx->args[0] == -UDP_ENOMEM ? NAMED_SOCKET_RCVBUFF : NAMED_PROTO_MEM);
+    u32 reason = (s32)ctx->args[0] == -UDP_ENOMEM ? NAMED_SOCKET_RCVBUFF : NAMED_PROTO_MEM;
+    return udp_dropped(ctx->args[1], reason, false);
 }

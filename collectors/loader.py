@@ -21,7 +21,6 @@ import secrets
 import socket
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
@@ -31,6 +30,7 @@ if not __package__:  # -I leaves our folder out; last, so that nothing of the di
 from bpf import BITS, PROBES, ROAD_NAMES, Field, Names, Probe, Road
 from bpf.compiler import CompileError, Compiler, Module
 from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
+from bpf.roads import Roads
 
 EX_USAGE = 64
 CLOCK_MONOTONIC_COARSE = 6
@@ -42,9 +42,18 @@ class Ready(NamedTuple):
     """A probe that the kernel has everything for, with its -D flags."""
 
     probe: Probe
+    roads: tuple[Road, ...]
+    """Those that are left to try."""
     flags: list[str]
+    reasons: list[str]
+    """Why the others are not taken."""
     missing: list[str]
     """Optional members that this kernel lacks."""
+
+    @property
+    def part(self) -> bool:
+        """It is to be run by a function that runs others' parts, too."""
+        return bool(self.roads and self.roads[0].source)
 
 
 class Taken(NamedTuple):
@@ -62,8 +71,6 @@ class Loader:
         self._root = root
         self._debug = debug
         self._libbpf = Libbpf()
-        self._btf: Btf | None = None
-        self._tracepoints: dict[str, int] = {}
         self.taken: dict[str, Taken] = {}
         self.rings: dict[str, int] = {}
         self.drops = -1
@@ -73,30 +80,30 @@ class Loader:
     def run(self) -> None:
         """Try every probe. What fails is told in `taken`, never raised."""
         try:
-            self._btf = self._libbpf.btf(self._root / "sys/kernel/btf/vmlinux")
+            btf = self._libbpf.btf(self._root / "sys/kernel/btf/vmlinux")
             self.drops = self._libbpf.map_create(BPF_MAP_TYPE_ARRAY, "drops", 8, len(PROBES), BPF_F_MMAPABLE)
         except (UnavailableError, OSError) as error:
             self._all_off(self.explain(error))
             return
-        ready = [made for probe in PROBES if (made := self._prepare(probe))]
+        roads = Roads(self._libbpf, btf, self._root)
+        ready = [made for probe in PROBES if (made := self._prepare(probe, btf, roads))]
         try:
-            modules = self._compile(ready)
+            if ready:
+                self._load(ready, Compiler(self._debug), roads)
         except UnavailableError as error:
             self._all_off(str(error))
-        else:
-            for one, module in modules:
-                self._attach(one, module)
-        self._btf.close()
+        roads.close()
+        btf.close()
 
     def _all_off(self, reason: str) -> None:
         for probe in PROBES:
             self.taken.setdefault(probe.name, Taken("", reason))
 
-    def _prepare(self, probe: Probe) -> Ready | None:
+    def _prepare(self, probe: Probe, btf: Btf, roads: Roads) -> Ready | None:
         try:
-            flags, missing = self._places(probe)
-            if probe.names and self._btf:
-                found = self._btf.names(probe.names.enumeration)
+            flags, missing = _places(probe, btf)
+            if probe.names:
+                found = btf.names(probe.names.enumeration)
                 self.names[probe.name] = {
                     number: name.removeprefix(probe.names.prefix) for number, name in found.items()
                 }
@@ -108,87 +115,79 @@ class Loader:
         self.rings[probe.name] = ring
         row = [f"-DRING_{probe.name}={ring}", f"-DROW_{probe.name}={PROBES.index(probe)}"]
         row.append(f"-DRECORD_{probe.name}={probe.record.size}")
-        return Ready(probe, flags + row, missing)
+        return self._barred(Ready(probe, probe.roads, flags + row, [], missing), roads)
 
-    def _places(self, probe: Probe) -> tuple[list[str], list[str]]:
-        assert self._btf
-        flags: list[str] = []
-        missing: list[str] = []
-        for field in probe.fields:
+    def _barred(self, one: Ready, roads: Roads) -> Ready:
+        """Without the roads at its front that no program may take."""
+        for number, road in enumerate(one.roads):
             try:
-                place = self._btf.place(field)
-            except UnavailableError as error:
-                if field.essential:
-                    raise
-                missing.append(f"{error}")
-                flags += _macros(field, -1, 0, 8)
+                roads.look(road)
+            except (UnavailableError, OSError) as error:
+                one.reasons.append(self._reason(road, error))
             else:
-                flags += _macros(field, *place)
-        return flags, missing
+                return one._replace(roads=one.roads[number:])
+        return one._replace(roads=())
 
-    def _compile(self, ready: list[Ready]) -> list[tuple[Ready, Module]]:
-        """The module of each probe: one for all, which is fastest; or one each, when some probe does not compile."""
-        if not ready:
-            return []
-        compiler = Compiler(self._debug)
+    def _load(self, ready: list[Ready], compiler: Compiler, roads: Roads) -> None:
+        """One module for all, which is fastest; or one each, when one does not compile. Those whose parts are run by
+        one function have a module each when none of these functions is taken as it is: then one part spoils it."""
         try:
             module = compiler.compile(*self._text(ready))
         except CompileError:
-            return [pair for one in ready for pair in self._compile_alone(compiler, one)]
-        return [(one, module) for one in ready]
+            alone = ready
+        else:
+            parts = [one for one in ready if one.part]
+            alone = [] if self._fit(parts, module, roads) else parts
+            for one in ready:
+                if one not in alone:
+                    self._attach(one, module, compiler, roads)
+        for one in alone:
+            self._load_alone(one, compiler, roads)
 
-    def _compile_alone(self, compiler: Compiler, one: Ready) -> list[tuple[Ready, Module]]:
+    def _fit(self, parts: list[Ready], module: Module, roads: Roads) -> bool:
+        if len(parts) < 2:
+            return True
+        for road in dict.fromkeys(road for one in parts for road in one.roads if road.source):
+            with contextlib.suppress(UnavailableError, OSError):
+                os.close(roads.take(road, module)[0])
+                return True
+        return False
+
+    def _load_alone(self, one: Ready, compiler: Compiler, roads: Roads) -> None:
         try:
-            return [(one, compiler.compile(*self._text([one])))]
+            module = compiler.compile(*self._text([one]))
         except CompileError as error:
             self.taken[one.probe.name] = Taken("", f"does not compile: {error}")
-            return []
+        else:
+            self._attach(one, module, compiler, roads)
 
     def _text(self, ready: list[Ready]) -> tuple[list[str], list[str]]:
         """The sources and flags of these probes, each once; a flag that several share has the same value in all."""
         tick_ns = round(time.clock_getres(CLOCK_MONOTONIC_COARSE) * 1e9)
         common = [f"-DDROPS={self.drops}", f"-DSALT={secrets.randbits(64) | 1:#x}ull", f"-DTICK_NS={tick_ns}ull"]
-        sources = dict.fromkeys(source for one in ready for source in one.probe.sources)
-        return list(sources), [*dict.fromkeys(flag for one in ready for flag in one.flags), *common]
+        common += [f"-DPART_{one.probe.name}" for one in ready if one.part]
+        sources = [source for one in ready for source in one.probe.sources]
+        sources += [one.roads[0].source for one in ready if one.part]
+        return [*dict.fromkeys(sources)], [*dict.fromkeys(flag for one in ready for flag in one.flags), *common]
 
-    def _attach(self, one: Ready, module: Module) -> None:
-        reasons = []
-        for road in one.probe.roads:
+    def _attach(self, one: Ready, module: Module, compiler: Compiler, roads: Roads) -> None:
+        for number, road in enumerate(one.roads):
+            if road.source and not one.part:
+                # The road ahead of it was open, but not to this program, whose part nobody runs so far.
+                self._load_alone(one._replace(roads=one.roads[number:]), compiler, roads)
+                return
             try:
-                link, caveat = self._take(road, module)
+                link, caveat = roads.take(road, module)
             except (UnavailableError, OSError) as error:
-                reasons.append(f"{ROAD_NAMES[road.kind]}: {self.explain(error)}")
+                one.reasons.append(self._reason(road, error))
                 continue
-            self.taken[one.probe.name] = Taken(ROAD_NAMES[road.kind], "; ".join(reasons + one.missing + caveat), link)
+            told = "; ".join(one.reasons + one.missing + caveat)
+            self.taken[one.probe.name] = Taken(ROAD_NAMES[road.kind], told, link)
             return
-        self.taken[one.probe.name] = Taken("", "; ".join(reasons))
+        self.taken[one.probe.name] = Taken("", "; ".join(one.reasons))
 
-    def _take(self, road: Road, module: Module) -> tuple[int, list[str]]:
-        code = module.code(road.function)
-        if road.kind == "cgroup_sysctl":
-            return self._take_cgroup(code, road)
-        assert self._btf
-        # The typed roads name their target when the program is loaded, the plain one when it is attached.
-        targets = {"tp_btf": self._btf.tracepoint, "fentry": self._btf.function}
-        target = targets[road.kind](road.target) if road.kind in targets else 0
-        program = self._libbpf.program_load(road.kind, road.function, code, target)
-        try:
-            return self._libbpf.raw_tracepoint("" if target else road.target, program), []
-        except FileNotFoundError:
-            raise UnavailableError(f"no tracepoint {road.target}") from None
-        finally:
-            os.close(program)  # the link keeps it
-
-    def _take_cgroup(self, code: bytes, road: Road) -> tuple[int, list[str]]:
-        folder = cgroup2_root(self._root)
-        # A true root has no cgroup.type (Documentation/admin-guide/cgroup-v2.rst); a container's root has one.
-        caveat = ["sees this container's cgroup only"] if (folder / "cgroup.type").exists() else []
-        program = self._libbpf.program_load(road.kind, road.function, code)
-        try:
-            with _opened(folder) as descriptor:
-                return self._libbpf.cgroup_link(program, descriptor), caveat
-        finally:
-            os.close(program)
+    def _reason(self, road: Road, error: Exception) -> str:
+        return f"{ROAD_NAMES[road.kind]}: {self.explain(error)}"
 
     def explain(self, error: Exception) -> str:
         """One short line for the operator."""
@@ -199,15 +198,6 @@ class Loader:
         return f"not permitted{lockdown(self._root)}"
 
 
-def cgroup2_root(root: Path) -> Path:
-    """Where the whole cgroup2 hierarchy is mounted (proc_pid_mountinfo(5))."""
-    for line in (root / "proc/self/mountinfo").read_text().splitlines():
-        before, _, after = line.partition(" - ")
-        if after.startswith("cgroup2 ") and before.split()[3] == "/":
-            return root / before.split()[4].lstrip("/")
-    raise UnavailableError("cgroup2 is not mounted")
-
-
 def lockdown(root: Path) -> str:
     """ ", kernel lockdown: integrity" where the kernel says that it is locked down, else nothing."""
     with contextlib.suppress(OSError):
@@ -216,6 +206,23 @@ def lockdown(root: Path) -> str:
         if chosen not in ("", "none"):
             return f", kernel lockdown: {chosen}"
     return ""
+
+
+def _places(probe: Probe, btf: Btf) -> tuple[list[str], list[str]]:
+    """Flags that say where the members are, and which optional ones are missing."""
+    flags: list[str] = []
+    missing: list[str] = []
+    for field in probe.fields:
+        try:
+            place = btf.place(field)
+        except UnavailableError as error:
+            if field.essential:
+                raise
+            missing.append(f"{error}")
+            flags += _macros(field, -1, 0, 8)
+        else:
+            flags += _macros(field, *place)
+    return flags, missing
 
 
 def _macros(field: Field, offset: int, shift: int, bits: int) -> list[str]:
@@ -229,15 +236,6 @@ def _constants(names: Names, found: dict[int, str]) -> list[str]:
         if name not in numbers:
             raise UnavailableError(f"no {names.prefix}{name} in BTF")
     return [f"-DNAMED_{name}={numbers[name]}" for name in names.constants]
-
-
-@contextlib.contextmanager
-def _opened(folder: Path) -> Iterator[int]:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
 
 
 def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:

@@ -14,7 +14,8 @@ each = pytest.mark.parametrize("probe", PROBES, ids=lambda probe: probe.name)
 
 
 def source(probe: Probe) -> str:
-    return "\n".join((HERE / name).read_text() for name in probe.sources)
+    shared = (road.source for road in probe.roads if road.source)
+    return "\n".join((HERE / name).read_text() for name in dict.fromkeys((*probe.sources, *shared)))
 
 
 def headers() -> str:
@@ -64,13 +65,22 @@ def test_a_member_without_which_the_typed_road_cannot_load_is_essential(probe: P
 def test_every_road_has_its_function_in_the_source(probe: Probe) -> None:
     assert probe.roads
     for road in probe.roads:
-        assert re.search(rf"^int {road.function}\(", source(probe), re.MULTILINE)
+        for function in filter(None, (road.function, road.refused)):
+            assert re.search(rf"^int {function}\(", source(probe), re.MULTILINE)
         assert road.kind in ROAD_NAMES
 
 
 @each
+def test_a_function_that_several_probes_share_runs_the_part_of_each(probe: Probe) -> None:
+    for name in {road.source for road in probe.roads if road.source}:
+        shared = (HERE / name).read_text()
+        assert f"#ifdef PART_{probe.name}\n    {probe.name}_part(" in shared
+        assert re.search(rf"\b{probe.name}_part\(", (HERE / probe.sources[-1]).read_text())
+
+
+@each
 def test_a_bit_field_is_read_as_bits_and_nothing_else_is(probe: Probe) -> None:
-    bits = set(re.findall(r"PEEK_BITS\(\w+, (\w+)\)", source(probe)))
+    bits = set(re.findall(r"(?:PEEK|READ)_BITS\((?:typed, )?\w+, (\w+)\)", source(probe)))
     assert {field.macro for field in probe.fields if field.size == BITS} == bits
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from bpf import PROBES
+from bpf.roads import cgroup2_root
 from bus import roles
 from collectors import loader
 
@@ -35,6 +36,7 @@ class Ear:
         self.socket.bind(str(self.path))
         self.socket.listen()
         self.socket.settimeout(60)
+        self.held: list[int] = []
 
     def run(self, *command: str, **options: Any) -> tuple[Rows, subprocess.CompletedProcess[str]]:
         """What the command hands over, by probe. The descriptors are closed, so its probes are gone again."""
@@ -51,6 +53,21 @@ class Ear:
         assert len(fds) == (2 * sum(1 for row in rows.values() if row["road"]) + 1 if packet.get("drops") else 0)
         return rows, done
 
+    def taken(self, tree: Path) -> tuple[Rows, list[int]]:
+        """The loader's rows and descriptors, which live on until the test ends."""
+        done = subprocess.run([PYTHON, "-I", str(tree / "collectors/loader.py"), str(self.path)], timeout=60)
+        assert done.returncode == 0
+        connection, _ = self.socket.accept()
+        with connection:
+            raw, fds, _, _ = socket.recv_fds(connection, 65536, 64)
+        self.held += fds
+        return {row["name"]: row for row in json.loads(raw)["probes"]}, list(fds)
+
+    def close(self) -> None:
+        self.socket.close()
+        for fd in self.held:
+            os.close(fd)
+
     def load(self, *more: str, tree: Path = TREE, python: str = PYTHON, before: tuple[str, ...] = ()) -> Rows:
         """The loader's rows; it must end well and say nothing."""
         rows, done = self.run(*before, python, "-I", str(tree / "collectors/loader.py"), str(self.path), *more)
@@ -62,7 +79,7 @@ class Ear:
 def ear(tmp_path: Path) -> Iterator[Ear]:
     made = Ear(tmp_path)
     yield made
-    made.socket.close()
+    made.close()
 
 
 @pytest.fixture
@@ -93,8 +110,8 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "tcp_sndbuf": "raw tracepoint, typed",
         "neigh_create": "raw tracepoint",
         "neigh_move": "raw tracepoint",
-        "drops": "raw tracepoint",
-        "udp_drop": "raw tracepoint",
+        "drops": "raw tracepoint, typed",
+        "udp_drop": "raw tracepoint, typed",
         "ip_frag": rows["ip_frag"]["road"],
         "ports": "raw tracepoint",
         "flows_ended": "raw tracepoint",
@@ -102,7 +119,7 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
         "sysctl_write": "cgroup",
     }
     # What hangs on a function does so only where the kernel lets it.
-    assert rows["ip_frag"]["road"] in ("fentry", "raw tracepoint")
+    assert rows["ip_frag"]["road"] in ("fentry", "raw tracepoint, typed")
     assert not any(row["reason"] for row in rows.values() if not row["reason"].startswith("fentry: "))
 
 
@@ -152,7 +169,7 @@ def test_without_cgroup2_only_the_sysctl_probe_is_off(ear: Ear, tmp_path: Path) 
 
 @pytest.mark.system
 def test_a_cgroup_that_is_not_the_hosts_root_is_told_to_see_only_its_own(ear: Ear, tmp_path: Path) -> None:
-    mounted = loader.cgroup2_root(Path("/"))
+    mounted = cgroup2_root(Path("/"))
     part = mounted / f"trimtab-test-{os.getpid()}"
     part.mkdir()
     try:
@@ -190,6 +207,75 @@ def test_a_probe_that_the_verifier_refuses_takes_no_other_along(ear: Ear, tree: 
     rows = ear.load(tree=tree)
     assert off(rows).keys() == {"neigh_create"}
     assert off(rows)["neigh_create"].startswith("raw tracepoint: invalid bpf_context access")
+
+
+def links(fds: list[int]) -> list[int]:
+    """The number of each link among the descriptors."""
+    found = []
+    for fd in fds:
+        lines = Path(f"/proc/self/fdinfo/{fd}").read_text().splitlines()
+        found += [int(line.split()[1]) for line in lines if line.startswith("link_id:")]
+    return found
+
+
+SHARING = {probe.name for probe in PROBES if any(road.source for road in probe.roads)}
+
+
+@pytest.mark.system
+def test_probes_that_look_at_one_tracepoint_share_one_program_and_each_has_a_descriptor_of_it(ear: Ear) -> None:
+    rows, fds = ear.taken(TREE)
+    shared = {name for name in SHARING if rows[name]["road"] == "raw tracepoint, typed"}
+    assert shared >= {"drops", "udp_drop"}
+    assert len({rows[name]["link"] for name in shared}) == len(shared)
+    numbers = links(fds)
+    assert len(set(numbers)) == len(numbers) - len(shared) + 1
+
+
+@pytest.mark.system
+@pytest.mark.parametrize(
+    ("how", "left"),
+    [
+        ("u64 more = no_such_thing;", ""),
+        ('u64 bad; asm volatile("%0 = *(u64 *)(r10 + 64)" : "=r"(bad));', "raw tracepoint"),
+    ],
+    ids=["compiler", "verifier"],
+)
+def test_a_part_that_is_refused_leaves_the_others_of_its_function_in_programs_of_their_own(
+    ear: Ear, tree: Path, how: str, left: str
+) -> None:
+    broken = tree / "bpf/udp_drop.c"
+    head = "int udp_drop_part(u32 reason, u64 sk, bool typed)\n{"
+    assert head in broken.read_text()
+    broken.write_text(broken.read_text().replace(head, f"{head}\n    {how}"))
+    rows, fds = ear.taken(tree)
+    told = {name: row["road"] for name, row in rows.items() if name in SHARING | {"ports"}}
+    assert told == dict.fromkeys(told, "raw tracepoint, typed") | {"ports": "raw tracepoint", "udp_drop": left}
+    assert len(set(links(fds))) == len(links(fds))
+
+
+@pytest.mark.system
+def test_a_road_on_which_the_verifier_lets_us_do_harm_is_not_taken(ear: Ear, tree: Path) -> None:
+    shared = tree / "bpf/kfree_skb.c"
+    shared.write_text(shared.read_text().replace("return TYPED_U64(TYPED_U64(ctx, 24), 0) & 0;", "return 0;"))
+    rows = ear.load(tree=tree)
+    assert (rows["drops"]["road"], rows["drops"]["reason"]) == (
+        "raw tracepoint",
+        "raw tracepoint, typed: the verifier lets kfree_skb_untested pass",
+    )
+
+
+@pytest.mark.system
+def test_where_a_road_that_seemed_open_is_not_the_next_has_the_probes_part_all_the_same(ear: Ear, tree: Path) -> None:
+    looks = tree / "bpf/roads.py"
+    looks.write_text(looks.read_text().replace('if road.kind == "fentry":', "if not road:"))
+    table = tree / "bpf/__init__.py"
+    table.write_text(table.read_text().replace('"inet_frag_find"', '"inet_frag_find_gone"'))
+    rows, fds = ear.taken(tree)
+    assert (rows["ip_frag"]["road"], rows["ip_frag"]["reason"]) == (
+        "raw tracepoint, typed",
+        "fentry: no function inet_frag_find_gone in BTF",
+    )
+    assert len(set(links(fds))) == len(links(fds)) - 1
 
 
 @pytest.mark.system

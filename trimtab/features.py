@@ -14,10 +14,11 @@ from pathlib import Path
 from msgspec import Struct
 
 from bpf.libbpf import BPF_MAP_TYPE_RINGBUF, Libbpf, UnavailableError
+from bpf.roads import cgroup2_root
 from bus import landlock, seccomp
 from bus.netns import SO_NETNS_COOKIE
 from bus.tunables import INT_MAX
-from collectors.loader import cgroup2_root, lockdown
+from collectors.loader import lockdown
 from trimtab.child import PYTHON
 
 # r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)

@@ -13,10 +13,19 @@
 #define SEC 1000000000ull
 
 /*
+ * The clock of what comes with packets is the tick (jiffies, 1 to 10 ms): reading it costs nothing, while on some virtual
+ * machines bpf_ktime_get_ns() costs 100 ns.
+ */
+#define TICKS(ns) (((ns) + TICK_NS - 1) / TICK_NS)
+
+/*
  * By number (BPF_FUNC_probe_read_kernel): what bcc knows by the name becomes the old bpf_probe_read where the loader,
  * without CAP_SYSLOG, reads no addresses in /proc/kallsyms, and a cgroup program may not call that one.
  */
 static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
+
+/* For a socket that the verifier knows. bcc's own prototype cuts cookies to 32 bits. */
+static u64 (*typed_socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
 
 /* Reads through a helper: works wherever the pointer came from, at some 45 ns each. */
 #define PEEK(type, base, member)                                                              \
@@ -30,28 +39,32 @@ static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
 
 /*
  * Reads a member that the verifier knows from the program's typed arguments, at some 2 ns. In assembly, since bcc
- * rewrites what looks like a dereference into a helper call. Only for members without which there is no probe.
+ * rewrites what looks like a dereference into a helper call. A pointer that may be null must have been compared before,
+ * but for those that were read themselves: from them the kernel reads 0.
  */
-#define TYPED_U32(base, member)                                                           \
-    ({                                                                                    \
-        u64 typed_;                                                                       \
-        asm volatile("%0 = *(u32 *)(%1 + %2)" : "=r"(typed_) : "r"(base), "i"(OFF_##member)); \
-        typed_;                                                                           \
+#define TYPED_(bits, base, offset)                                                          \
+    ({                                                                                      \
+        u64 typed_;                                                                         \
+        asm volatile("%0 = *(u" #bits " *)(%1 + %2)" : "=r"(typed_) : "r"(base), "i"(offset)); \
+        typed_;                                                                             \
     })
-#define TYPED_U64(base, offset)                                                       \
-    ({                                                                                \
-        u64 typed_;                                                                   \
-        asm volatile("%0 = *(u64 *)(%1 + %2)" : "=r"(typed_) : "r"(base), "i"(offset)); \
-        typed_;                                                                       \
-    })
+/* Only for members without which there is no probe. */
+#define TYPED_U32(base, member) TYPED_(32, base, OFF_##member)
+#define TYPED_U64(base, offset) TYPED_(64, base, offset)
+
+/* For what both roads share: `typed`, which road it is, is known when it is compiled. */
+#define READ(typed, bits, base, member)                                                                       \
+    ((typed) ? (u##bits)(OFF_##member >= 0 ? TYPED_(bits, base, OFF_##member) : 0) : PEEK(u##bits, base, member))
+#define READ_BITS(typed, base, member) ((READ(typed, 8, base, member) >> SHIFT_##member) & ((1u << BITS_##member) - 1))
 
 /* A negative count is a snapshot of something in motion. */
 #define NOT_NEGATIVE(value) ((value) < 0 ? 0 : (u64)(value))
 
-static inline __attribute__((always_inline)) u64 netns_of(u64 net)
+static inline __attribute__((always_inline)) u64 netns_by(bool typed, u64 net)
 {
-    return OFF_NET_COOKIE >= 0 ? PEEK(u64, net, NET_COOKIE) : PEEK(u32, net, NET_INUM);
+    return OFF_NET_COOKIE >= 0 ? READ(typed, 64, net, NET_COOKIE) : READ(typed, 32, net, NET_INUM);
 }
+#define netns_of(net) netns_by(false, net)
 
 /*
  * Room for a record of this probe, or NULL: then the loss is counted, for a ring does not tell its readers what found
