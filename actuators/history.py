@@ -17,14 +17,17 @@ from msgspec import Struct
 from actuators.records import STANDING, Change, Hold, Key, Site, Spot
 from actuators.state_dir import JournalError
 from actuators.store import read_only
+from bus.tunables import AT
 
 _COLUMNS = ", ".join(Change.__struct_fields__)
+_IS = {"tunable": f"(tunable = :tunable OR substr(tunable, 1, length(:tunable) + 1) = :tunable || '{AT}')"}
 
 
 class Filter(Struct, frozen=True):
     """Which changes; what is None or 0 does not filter."""
 
     tunable: str | None = None
+    """A key; of a row of many keys, all of them."""
     netns: int | None = None
     """A namespace's cookie; 0: the host as a whole."""
     decider: str | None = None
@@ -40,7 +43,7 @@ def history(state_dir: Path, wanted: Filter | None = None) -> list[Change]:
     wanted = wanted or Filter()
     values = {name: getattr(wanted, name) for name in ("tunable", "netns", "decider", "state")}
     asked = {name: value for name, value in values.items() if value is not None}
-    where = " AND ".join(["id > :after_id", *(f"{name} = :{name}" for name in asked)])
+    where = " AND ".join(["id > :after_id", *(_IS.get(name, f"{name} = :{name}") for name in asked)])
     limit = "LIMIT :last" if wanted.last else ""
     rows = _read(
         state_dir,

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from actuators.history import Filter
-from actuators.records import Change
-from bus.tunables import Tunable
+from actuators.namespaces import Namespaces
+from actuators.records import Change, Spot
+from actuators.routes import Routes
+from bus import prefix
+from bus.tunables import AT, Tunable, base
 from trimtab import exits, show, tables
 from trimtab.tape.story import Story, document, stories
 
@@ -22,8 +25,8 @@ class UnknownError(OSError):
 def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -> int:
     """Print it. UnknownError when there is nothing of that name or number."""
     row, changes = _find(state_dir, what)
-    known = [found for found in tables.rows(run_dir) if row and found.name == row.name]
-    holds = [hold for hold in tables.holds(state_dir) if row and hold.spot.tunable == row.name]
+    known = [found for found in tables.rows(run_dir) if row and found.name == base(row.name)]
+    holds = [hold for hold in tables.holds(state_dir) if row and _concerns(hold.spot.tunable, row.name)]
     told = stories(state_dir, changes[-STORIES_MAX:])
     if as_json:
         show.as_json(
@@ -38,7 +41,7 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
         )
         return exits.FINE
     for found in known:
-        _print_row(found)
+        _print_row(found, row)
     for hold in holds:
         print(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}")
     for change in changes:
@@ -55,19 +58,37 @@ def _find(state_dir: Path, what: str) -> tuple[Tunable | None, list[Change]]:
             raise UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
         return tables.find(found[0].tunable), found
     row = tables.find(what)
+    if row and AT in row.name and (fault := prefix.fault(row.prefix)):
+        raise UnknownError(f"no key {what!r}: {fault}")
     found = tables.changes(state_dir, Filter(tunable=row.name if row else what))
     if not row and not found:
         raise UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
     return row, found
 
 
-def _print_row(row: tables.Row) -> None:
-    stands = "not on this kernel, or not in this namespace" if row.value is None else f"{row.value} {row.unit}"
-    print(f"{row.name}: {row.summary}")
-    print(f"  stands at   {stands}")
-    print(f"  bounds      {row.low} to {row.high} {row.unit}, {row.step:.0%} at once, every {row.cooldown_s:g} s, "
-          f"{row.per_hour} times an hour")  # fmt: skip
+def _concerns(held: str, name: str) -> bool:
+    """A row of many keys is held with all of them, and explained with them."""
+    return held in (name, base(name)) or base(held) == name
+
+
+def _print_row(row: tables.Row, key: Tunable | None) -> None:
+    print(f"{key.name if key else row.name}: {row.summary}")
+    print(f"  stands at   {_stands(row, key)}")
+    bounds = f"one of {', '.join(row.words)}" if row.words else f"{row.low} to {row.high} {row.unit}"
+    step = "" if row.words else f"{row.step:.0%} at once, "
+    print(f"  bounds      {bounds}, {step}every {row.cooldown_s:g} s, {row.per_hour} times an hour")
+    if row.life_s:
+        print(f"  leased      never confirmed; stands while {row.decider} asks for it, {row.life_s} s at most")
     print(f"  asked for   by {row.decider} alone; scope {row.scope}, risk {row.risk}")
+
+
+def _stands(row: tables.Row, key: Tunable | None) -> str:
+    if key and key.prefix:
+        routes, own = Routes(Namespaces().enter), Namespaces().own
+        return f"{key.shown(routes.read(Spot(key.name, own), 0))}{key.after}"
+    if row.instances:
+        return f"{row.name}{AT}PREFIX, by destination"
+    return "not on this kernel, or not in this namespace" if row.value is None else f"{row.value} {row.unit}"
 
 
 def _place(netns: int) -> str:
@@ -75,8 +96,9 @@ def _place(netns: int) -> str:
 
 
 def _print_change(change: Change, row: Tunable | None, story: Story) -> None:
-    unit = f" {row.unit}" if row else ""
-    print(f"\nchange {change.id}, {tables.when(change)}: {change.old} -> {change.new}{unit} ({tables.where(change)})")
+    old, new = tables.values(change, row)
+    unit, of = row.after if row else "", f" of {change.tunable}" if AT in change.tunable else ""
+    print(f"\nchange {change.id}{of}, {tables.when(change)}: {old} -> {new}{unit} ({tables.where(change)})")
     print(f"  why       {change.why}")
     evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())
     print(f"  evidence  {evidence or 'none'}")
@@ -95,10 +117,16 @@ def _print_story(change: Change, row: Tunable | None, story: Story) -> None:
         rule = ", ".join(f"{name} {value}" for name, value in story.rule.items())
         print(f"  rule      {change.decider} with {rule}")
     if story.low is not None and row:
-        step = f"a step of {abs(change.new - change.old) / abs(change.old):.0%}, " if change.old else ""
-        print(f"  gate      granted within {story.low} to {story.high} {row.unit}; {step}at most {row.step:.0%}")
+        print(f"  gate      granted within {_granted(change, row, story)}")
     for words in story.guards:
         print(f"  guard     {words}")
+
+
+def _granted(change: Change, row: Tunable, story: Story) -> str:
+    if row.words:
+        return f"{row.shown(story.low or 0)} to {row.shown(story.high or 0)}"
+    step = f"a step of {abs(change.new - change.old) / abs(change.old):.0%}, " if change.old else ""
+    return f"{story.low} to {story.high} {row.unit}; {step}at most {row.step:.0%}"
 
 
 def _shown(value: object) -> str:

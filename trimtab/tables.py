@@ -14,7 +14,7 @@ from actuators.history import Filter
 from actuators.records import STANDING, Change, Hold
 from actuators.state_dir import JournalError
 from bus import config, plugins
-from bus.tunables import Tunable, resolve, table
+from bus.tunables import AT, Tunable, resolve, row_of, table
 from trimtab import exits, rundir, show
 
 TUNABLE_SCHEMA = "trimtab.tunable/v1"
@@ -44,6 +44,12 @@ class Row(Struct, frozen=True):
     """A smaller change than this share of the value is not made."""
     twin: str = ""
     """The other name of the same knob, which a change of this one makes 0, and by which a 0 is put back."""
+    words: tuple[str, ...] = ()
+    """What the values are called, from 0 on, where they are no amounts."""
+    instances: int = 0
+    """Where not 0, there is a key for each destination, NAME@PREFIX, and in one namespace at most so many at once."""
+    life_s: int = 0
+    """Where not 0, a change is never confirmed: it stands while its decider asks for it, and no longer than this."""
 
 
 def known() -> Mapping[str, Tunable]:
@@ -53,6 +59,8 @@ def known() -> Mapping[str, Tunable]:
 
 def find(key: str) -> Tunable | None:
     """The tunable that an administrator means, who may write slashes, or a sysctl without an index."""
+    if AT in key:
+        return row_of(known(), key)
     wanted = key.replace("/", ".")
     return next((row for name, row in known().items() if wanted in (name, row.sysctl)), None)
 
@@ -81,6 +89,8 @@ def memory(root: Path) -> int:
 
 def value(row: Tunable, root: Path) -> int | None:
     """What stands there now, in the caller's network namespace."""
+    if row.instances:
+        return None
     try:
         return int((root / "proc/sys" / row.path).read_text().split()[row.index])
     except (OSError, ValueError, IndexError):
@@ -97,12 +107,17 @@ def show_tunables(run_dir: Path, as_json: bool) -> int:
     show.table(
         head,
         [
-            [row.name, row.value, row.low, row.high, row.unit, f"{row.step:.0%}", f"{row.cooldown_s:g} s",
-             row.per_hour, row.scope, row.risk, row.decider]
+            [row.name + (f"{AT}PREFIX" if row.instances else ""), row.value, *_bounds(row), row.unit,
+             "" if row.words else f"{row.step:.0%}", f"{row.cooldown_s:g} s", row.per_hour, row.scope, row.risk,
+             row.decider]
             for row in found
         ],
     )  # fmt: skip
     return exits.FINE
+
+
+def _bounds(row: Row) -> tuple[int | None, int | None]:
+    return (None, None) if row.words else (row.low, row.high)
 
 
 def changes(state_dir: Path, wanted: Filter) -> list[Change]:
@@ -163,6 +178,13 @@ def when(change: Change) -> str:
     return show.local_time(show.tai_to_utc_ns(change.t_tai_ns, change.tai_known))
 
 
+def values(change: Change, row: Tunable | None) -> tuple[int | str, int | str]:
+    """What stood there and what was set, as people read it."""
+    if row and (row.words or row.instances):
+        return row.shown(change.old), row.shown(change.new)
+    return change.old, change.new
+
+
 def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> int:
     """Print the changes, and how to undo those that stand."""
     row = find(key) if key else None
@@ -174,11 +196,12 @@ def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> 
         print(f"no changes{f' of {key}' if key else ''} in {state_dir}")
         return exits.FINE
     head = ["id", "when", "tunable", "where", "old", "new", "state", "decider", "why"]
+    rows = known()
     show.table(
         head,
         [
-            [change.id, when(change), change.tunable, where(change), change.old, change.new, change.state,
-             change.decider, change.why]
+            [change.id, when(change), change.tunable, where(change), *values(change, row_of(rows, change.tunable)),
+             change.state, change.decider, change.why]
             for change in found
         ],
     )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
+from bus.tunables import Tunable, base, row_of
 from deciders.signals import SIGNALS
 from trimtab.report_page import plot, story
 from trimtab.report_page.changes import Change
@@ -127,7 +128,7 @@ def _card(host: Host, axis: Axis, key: tuple[str, int], changes: list[Change], i
 
 
 def _guards(host: Host, tunables: Iterable[str]) -> list[tuple[str, int]]:
-    names = dict.fromkeys(name for tunable in tunables if (row := host.rows.get(tunable)) for name in row.guards)
+    names = dict.fromkeys(name for tunable in tunables if (row := row_of(host.rows, tunable)) for name in row.guards)
     return guards(tuple(names))
 
 
@@ -150,7 +151,9 @@ def _least(series: Series, unit: str) -> str:
     return plot.number(0, unit) if high <= 0 else f"at most {plot.number(high, unit)}"
 
 
-def _ticks(size: Scale, unit: str) -> list[tuple[float, str]]:
+def _ticks(size: Scale, unit: str, row: Tunable | None = None) -> list[tuple[float, str]]:
+    if row and row.words:
+        return [(size.y(mark), story.value(row, mark)) for mark in plot.marks(size, False)]
     # A count needs no word at each tick.
     word = unit if unit in ("bytes", "bit/s", "us", "%", "/s") else ""
     return [(size.y(value), plot.number(value, word)) for value in plot.marks(size, unit == "bytes")]
@@ -187,43 +190,44 @@ def _tunables(
     values += [change.after for change in written if change.ended_ns]
     values += [change.new for change in changes if change.state == "advised"]
     size = plot.scale(values)
-    unit = next((host.rows[tunable].unit for tunable, _ in keys if tunable in host.rows), "")
+    its = next((its for tunable, _ in keys if (its := row_of(host.rows, tunable))), None)
+    unit = its.unit if its else ""
     curves = [_curve(axis, size, measure.title, series, points)] if measure and series and points else []
-    drawn = [_step_line(host, axis, size, key, line, unit) for key, line in lines]
+    drawn = [_step_line(host, axis, size, key, line, its) for key, line in lines]
     names = ", ".join(tunable for tunable, _ in keys)
     label = f"{names} over time: " + "; ".join(f"{one.name} {one.moved}" for one in drawn)
-    marks = _marks(axis, size, changes, ids, unit)
-    return Panel("", unit, label, size, _ticks(size, unit), curves, drawn, marks)
+    marks = _marks(axis, size, changes, ids, its)
+    return Panel("", unit, label, size, _ticks(size, unit, its), curves, drawn, marks)
 
 
 def _place(row: Subject, netns: int) -> int:
     return 0 if row.inside.startswith("entries") else netns
 
 
-def _step_line(host: Host, axis: Axis, size: Scale, key: Key, line: Line, unit: str) -> StepLine:
+def _step_line(host: Host, axis: Axis, size: Scale, key: Key, line: Line, row: Tunable | None) -> StepLine:
     tunable, netns = key
     points = line.steps.points()
     until_ns = host.ledger.gone_ns(netns) or host.recorded.all[-1][1]
     bounds = host.bounds(tunable, line)
-    told = f"bounds {plot.move(*bounds, unit, ' to ')}" if bounds else ""
+    told = f"bounds {story.move(row, *bounds, ' to ')}" if bounds else ""
     return StepLine(
-        name=tunable.rpartition(".")[2],
+        name=base(tunable).rpartition(".")[2],
         points=plot.steps(axis, size, points, until_ns),
         values=" ".join(f"{axis.x(t_ns):g},{value}" for t_ns, value in points),
         original_y=None if line.original is None else size.y(line.original),
-        original="" if line.original is None else plot.number(line.original, unit),
+        original="" if line.original is None else story.value(row, line.original),
         bounds=[size.y(bound) for bound in bounds or () if size.holds(bound)],
         bounds_text=told,
-        moved=plot.move(points[0][1], points[-1][1], unit) if points else "?",
+        moved=story.move(row, points[0][1], points[-1][1]) if points else "?",
     )
 
 
-def _marks(axis: Axis, size: Scale, changes: list[Change], ids: dict[int, Id], unit: str) -> list[MarkView]:
+def _marks(axis: Axis, size: Scale, changes: list[Change], ids: dict[int, Id], row: Tunable | None) -> list[MarkView]:
     found: list[MarkView] = []
     for change in changes:
         if id(change) not in ids:
             continue
-        text = f"{change.state}: {plot.move(change.old, change.new, unit)}"
+        text = f"{change.state}: {story.move(row, change.old, change.new)}"
         _put(found, MarkView(axis.x(change.t_ns), size.y(change.new), change.state, [ids[id(change)]], text))
         if change.state in ("reverted", "ceded") and change.ended_ns:
             end = MarkView(

@@ -18,7 +18,7 @@ from bus.schema import (
     Value,
 )
 from bus.tape import Head, Machine
-from bus.tunables import Tunable, resolve
+from bus.tunables import Tunable, resolve, row_of
 from trimtab.report_page.changes import Change, Ledger
 from trimtab.report_page.readings import Readings
 from trimtab.report_page.series import Series, Spans, Steps
@@ -202,7 +202,7 @@ class Host:
         """The bounds in force, from the actuator's word or from the row."""
         if line.low is not None and line.high is not None:
             return line.low, line.high
-        row = self.rows.get(tunable)
+        row = row_of(self.rows, tunable)
         if row is None:
             return None
         found = resolve(row, self.machine.mem_bytes)

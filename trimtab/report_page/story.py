@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from msgspec import Struct
 
+from bus.tunables import Tunable, row_of
 from trimtab.report_page import plot
 from trimtab.report_page.changes import Change, State
 from trimtab.report_page.host import Host
@@ -102,7 +103,6 @@ def where(host: Host, netns: int) -> str:
 
 def row(host: Host, change: Change, number: int, dated: bool) -> Row:
     """The change as a line of the table."""
-    unit = _unit(host, change)
     return Row(
         id=number,
         when=plot.clock(change.t_ns, host.tai_offset_s, "%m-%d %H:%M:%S" if dated else "%H:%M:%S"),
@@ -110,7 +110,7 @@ def row(host: Host, change: Change, number: int, dated: bool) -> Row:
         host=host.machine.name,
         where=where(host, change.netns),
         tunable=change.tunable,
-        moved=plot.move(change.old, change.new, unit),
+        moved=move(row_of(host.rows, change.tunable), change.old, change.new),
         sort_new=change.new,
         state=change.state,
         times=change.times,
@@ -120,7 +120,7 @@ def row(host: Host, change: Change, number: int, dated: bool) -> Row:
 
 def detail(host: Host, change: Change) -> Detail:
     """The change's whole story."""
-    unit = _unit(host, change)
+    moved = move(row_of(host.rows, change.tunable), change.old, change.new)
     undo, command = _undo(change)
     asked = f"{change.decider}, {change.times} times" if change.times > 1 else change.decider
     facts = [
@@ -134,7 +134,7 @@ def detail(host: Host, change: Change) -> Detail:
     name = f"change {change.id}: " if change.id else ""
     return Detail(
         state=change.state,
-        title=f"{name}{change.tunable}  {plot.move(change.old, change.new, unit)}",
+        title=f"{name}{change.tunable}  {moved}",
         facts=facts,
         evidence=[(key, str(value)) for key, value in change.evidence.items()],
         later=[(key, str(value)) for key, value in change.end_evidence.items()],
@@ -143,9 +143,18 @@ def detail(host: Host, change: Change) -> Detail:
     )
 
 
-def _unit(host: Host, change: Change) -> str:
-    row = host.rows.get(change.tunable)
-    return row.unit if row else ""
+def value(row: Tunable | None, value: float) -> str:
+    """A tunable's value, as its row has it told."""
+    if row and row.words:
+        return row.shown(int(value)) if float(value).is_integer() else ""
+    return plot.number(value, row.unit if row else "")
+
+
+def move(row: Tunable | None, old: int, new: int, arrow: str = " → ") -> str:
+    """From one value to another."""
+    if row and row.words:
+        return f"{row.shown(old)}{arrow}{row.shown(new)}"
+    return plot.move(old, new, row.unit if row else "", arrow)
 
 
 def _end(host: Host, change: Change) -> str:

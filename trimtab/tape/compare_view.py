@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from bus.tape import Machine
+from bus.tunables import Tunable, row_of
 from trimtab import show, tables
 from trimtab.tape.model import Tally
 
@@ -151,7 +152,11 @@ class Found:
         known = tables.known()
         for tunable, peak in now["peaks"].items():
             if peak != was["peaks"][tunable]:
-                unit = f" {known[tunable].unit}" if tunable in known else ""
+                known_as = row_of(known, tunable)
+                if known_as and known_as.words:
+                    # Of names none is the highest.
+                    continue
+                unit = known_as.after if known_as else ""
                 said += f"; highest {tunable} {peak}{unit} (was {was['peaks'][tunable]})"
         return said
 
@@ -174,8 +179,9 @@ def _sides(row: Row) -> Sequence[Tally]:
 def _line(host: Machine, row: Row) -> list[object]:
     one, other = row.recorded, row.candidate
     where = show.plain(row.namespace) or (str(row.netns) if row.netns else "")
+    known = row_of(tables.known(), row.tunable)
     cells = [
-        _both(getattr(one, name), getattr(other, name))
+        _both(*(_shown(known, name, getattr(side, name)) for side in (one, other)))
         for name in ("reverted", "confirmed", "peak", "final", "reversals")
     ]
     refused = ", ".join(
@@ -186,7 +192,11 @@ def _line(host: Machine, row: Row) -> list[object]:
     return ["!" if row.differs else "", show.plain(host.name), row.tunable, where, changes, refused or "0", *cells]
 
 
-def _both(one: int, other: int) -> str:
+def _shown(row: Tunable | None, name: str, value: int) -> int | str:
+    return row.shown(value) if row and name in ("peak", "final") else value
+
+
+def _both(one: int | str, other: int | str) -> str:
     return str(one) if one == other else f"{one} -> {other}"
 
 
