@@ -88,6 +88,8 @@ class SegmentFile:
         self._fd = -1
 
     def _write(self, raw: bytes) -> None:
+        if not os.fstat(self._fd).st_nlink:
+            raise OSError(errno.ENOENT, "has been removed", str(self._path))
         try:
             written = os.write(self._fd, raw)
             if written < len(raw):

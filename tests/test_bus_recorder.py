@@ -217,6 +217,22 @@ def test_a_directory_that_is_not_there_is_said_and_tried_again(tmp_path: Path) -
     assert [events for _, events in whole(tmp_path)] == [live.folded - replayed(tmp_path)[0][0].head.memory.events]
 
 
+def test_a_segment_that_is_removed_is_said_and_another_begun(tmp_path: Path) -> None:
+    live = Live(tmp_path)
+    live.feed(batches(2))
+    next(tmp_path.iterdir()).unlink()
+    live.feed(batches(4)[20:])
+    live.turn(FLUSH_NS)
+    assert live.recorder.trouble.endswith("-0000.tape: has been removed")
+    live.turn(RETRY_NS)
+    live.feed(batches(6)[40:])
+    live.close()
+    assert live.recorder.trouble == ""
+    ((number, events),) = whole(tmp_path)
+    assert number == 1
+    assert live.recorder.lost(live.folded) + events <= live.folded
+
+
 @pytest.mark.parametrize("what", ["file", "link", "directory", "pipe"])
 def test_what_is_there_already_is_not_touched_and_another_name_is_taken(tmp_path: Path, what: str) -> None:
     folder, victim = tmp_path / "tape", tmp_path / "victim"
