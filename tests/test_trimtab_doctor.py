@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -16,7 +17,7 @@ from bpf import PROBES
 from bus import landlock, seccomp
 from bus.config import RIVALS
 from bus.tunables import TUNABLES, table
-from trimtab import doctor, features
+from trimtab import doctor, features, route_metrics
 
 ROWS = table()
 RMEM = "net.ipv4.tcp_rmem[2]"
@@ -78,7 +79,7 @@ def test_a_tuner_that_is_only_enabled_is_told_so(tmp_path: Path) -> None:
     put(tmp_path, {"proc/1/comm": "systemd\n"})
     found = by_what(tmp_path)["bpftune"]
     assert found.detail.startswith("is enabled, and starts at the next boot")
-    not_its_own = ("ports", "conntrack")
+    not_its_own = ("ports", "conntrack", "congestion")
     expected = {row.name for row in TUNABLES if row.decider not in not_its_own and row.name != "net.core.somaxconn"}
     assert set(found.keys) == expected
 
@@ -249,6 +250,26 @@ def test_a_limit_of_ipv6_routes_is_told_where_there_is_one(tmp_path: Path) -> No
     assert "max_size is 4096" in feature(tmp_path, "IPv6 routes unlimited").reason
     put(tmp_path, {limit: "2147483647\n"})
     assert feature(tmp_path, "IPv6 routes unlimited").found
+
+
+@pytest.mark.system
+def test_metrics_of_routes_are_tried_where_they_harm_nobody_and_the_algorithms_are_named(tmp_path: Path) -> None:
+    before = Path("/proc/net/route").read_text()
+    put(tmp_path, {"proc/self/mountinfo": ""})
+    found = feature(tmp_path, "route metrics")
+    available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
+    assert (found.found, found.reason) == (True, f"congestion control: {', '.join(available)}")
+    assert Path("/proc/net/route").read_text() == before
+
+
+def test_routes_that_cannot_be_set_are_said_with_why(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused() -> str:
+        raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+
+    monkeypatch.setattr(route_metrics, "tried", refused)
+    put(tmp_path, {"proc/self/mountinfo": ""})
+    found = feature(tmp_path, "route metrics")
+    assert (found.found, found.reason, found.needed) == (False, "Operation not supported", True)
 
 
 def test_a_python_without_bcc_is_said_with_the_package_to_install(

@@ -69,7 +69,7 @@ def examine(root: Path = Path("/")) -> Report:
         [
             Missing(name, f"/proc/sys/{row.path} is not there")
             for name, row in rows.items()
-            if tables.value(row, root) is None
+            if not row.instances and tables.value(row, root) is None
         ],
     )
 

@@ -19,6 +19,7 @@ from bus import landlock, seccomp
 from bus.netns import SO_NETNS_COOKIE
 from bus.tunables import INT_MAX
 from collectors.loader import lockdown
+from trimtab import route_metrics
 from trimtab.child import PYTHON
 
 # r0 = 0; exit (Documentation/bpf/standardization/instruction-set.rst)
@@ -57,6 +58,7 @@ def _checks() -> Iterator[tuple[str, bool, Callable[[Path], str]]]:
     yield "no lockdown", False, _lockdown
     yield "IPv6", False, lambda root: _there(root / "proc/net/if_inet6")
     yield "IPv6 routes unlimited", False, _routes
+    yield "route metrics", True, lambda root: route_metrics.tried()
     yield "pressure (PSI)", False, lambda root: _read(root / "proc/pressure/memory")
     yield "netns cookies", True, _cookie
     yield "BPF for root only", False, _unprivileged
