@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from deciders.limit import SECOND_NS, Limit, learn, may
+from deciders.limit import SECOND_NS, Limit, learn, may, worth
 
 HOUR_NS = 3600 * SECOND_NS
 CLIMB_NS = 60 * SECOND_NS
@@ -107,7 +107,7 @@ def higher(climb: Climb, factor: float, ceiling: int, t_ns: int) -> int:
     want = min(int(limit.value * factor), ceiling, limit.high or ceiling)
     if climb.goal or t_ns < climb.rest_ns or want <= limit.value or want < limit.low:
         return 0
-    return want if want - limit.value > limit.value // 128 and may_turn(climb, True, t_ns) else 0
+    return want if worth(limit, want) and may_turn(climb, True, t_ns) else 0
 
 
 def lower(climb: Climb) -> int:

@@ -16,7 +16,7 @@ from typing import Annotated, Any
 from msgspec import Meta, Struct, field
 
 from bus.schema import VERSION, Counters, Evidence, Outcome, Value, Wish
-from deciders.limit import SECOND_NS, Limit, answered, asked, bounds, learn, may
+from deciders.limit import SECOND_NS, Limit, answered, asked, bounds, learn, may, worth
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
@@ -178,9 +178,7 @@ def _come_down(state: State, event: Counters) -> Sequence[Wish]:
 
 def _ask(state: State, want: int, why: str, event: Counters) -> Sequence[Wish]:
     limit = state.limit
-    # As near as that the gate takes it for nothing; the ends it takes.
-    near = abs(want - limit.value) <= limit.value // 128 and want not in (limit.high, limit.original, limit.low)
-    if near or want < limit.low or not may(limit, event.t_ns):
+    if not worth(limit, want) or want < limit.low or not may(limit, event.t_ns):
         return ()
     asked(limit, event.t_ns)
     evidence: Evidence = {

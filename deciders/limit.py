@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from bus.schema import Outcome, Value
+from bus.tunables import TUNABLES
 
 SECOND_NS = 1_000_000_000
 ASKED_NS = SECOND_NS
@@ -14,6 +15,7 @@ ADVISED_NS = 5 * SECOND_NS
 REVERTED_NS = 60 * SECOND_NS
 RETRY_MAX_NS = 60 * SECOND_NS
 """Refusals are taken for an answer for 1 s, then 2 s, at most for so long."""
+DEAD_BANDS = {row.name: row.dead_band for row in TUNABLES}
 
 
 @dataclass(slots=True)
@@ -35,6 +37,8 @@ class Limit:
     """When it was last asked for."""
     low: int = 0
     """The lower bound. An original may lie below it; then there is no way back to it by wishes."""
+    dead_band: float = 1 / 128
+    """Its row's, once its name has been heard; until then that of most rows."""
 
 
 def learn(limit: Limit, value: int, t_ns: int) -> bool:
@@ -52,6 +56,7 @@ def bounds(limit: Limit, event: Value) -> None:
     """The actuator's word on everything but the value, which is for learn()."""
     limit.original, limit.held = event.original, event.held
     limit.low, limit.high = event.low, event.high
+    limit.dead_band = DEAD_BANDS.get(event.tunable, limit.dead_band)
 
 
 def answered(limit: Limit, event: Outcome) -> None:
@@ -68,6 +73,13 @@ def answered(limit: Limit, event: Outcome) -> None:
         # A refusal because the value had moved on tells the value: that one may be asked for at once.
         limit.backoff_ns = min(max(SECOND_NS, 2 * limit.backoff_ns), RETRY_MAX_NS)
         limit.retry_ns = event.t_ns + limit.backoff_ns
+
+
+def worth(limit: Limit, want: int) -> bool:
+    """Whether the gate takes a change to this for one: it leads out of the dead band, to a bound, or back."""
+    change = abs(want - limit.value)
+    far = change >= int(limit.dead_band * limit.value)
+    return change > 0 and (far or want in (limit.low, limit.high, limit.original))
 
 
 def may(limit: Limit, t_ns: int) -> bool:

@@ -9,7 +9,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bus.schema import VERSION, Evidence, NeighEntries, NeighTable, Outcome, Value, Wish
-from deciders.limit import Limit, asked, may
+from deciders.limit import Limit, asked, may, worth
 
 SECOND_NS = 1_000_000_000
 VALID_NS = SECOND_NS
@@ -17,8 +17,6 @@ RATE_MIN_NS = 5_000_000
 """Two observations nearer than this say nothing of a rate."""
 RATE_NS = 100_000_000
 """The rate is that of the last one or two spans of this length."""
-DEAD_BAND = 128
-"""Changes below a 128th are not worth a write (the gate refuses them, too)."""
 FAMILIES = {2: "ipv4", 10: "ipv6"}
 TABLES = {2: "ARP", 10: "ND"}
 
@@ -92,7 +90,7 @@ def next_wish(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]
     if table.entries >= policy.full * limit or (table.entries >= policy.filling * limit and left_s < policy.headroom_s):
         table.goal = 0
         want = min(int(limit * policy.factor), _ceiling(policy, table))
-        if _worth(limit, want) and want > limit and want >= three.low and may(three, event.t_ns):
+        if want > limit and worth(three, want) and want >= three.low and may(three, event.t_ns):
             return (_wish(policy, table, 3, want, _why_full(policy, table), event),)
     if not table.goal:
         return _follow(policy, table, event) or _shrink(policy, table, event)
@@ -106,7 +104,7 @@ def _follow(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
         level = table.levels[number]
         want = min(_share(table, number, three), int(level.value * policy.factor))
         want = min(want, table.levels[number + 1].value, level.high or want)
-        if want > level.value and want >= level.low and _worth(level.value, want) and may(level, event.t_ns):
+        if want > level.value and want >= level.low and worth(level, want) and may(level, event.t_ns):
             why = f"{TABLES[table.family]} table: keeps its proportion to gc_thresh3, which is {three}"
             return (_wish(policy, table, number, want, why, event),)
     return ()
@@ -129,7 +127,7 @@ def _shrink(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
         if number == 3:
             lowest = max(table.goal, table.levels[2].value)
         want = max(lowest, (level.value + 1) // 2)
-        if want < level.value and not level.held:
+        if want < level.value and worth(level, want) and not level.held:
             if not may(level, event.t_ns):
                 return ()
             why = (
@@ -158,10 +156,6 @@ def _ceiling(policy: Policy, table: Table) -> int:
 def _headroom_s(table: Table, per_s: float) -> float:
     left = table.levels[3].value - table.entries
     return left / per_s if per_s > 0 else float("inf")
-
-
-def _worth(value: int, want: int) -> bool:
-    return abs(want - value) > value // DEAD_BAND
 
 
 def _why_full(policy: Policy, table: Table) -> str:

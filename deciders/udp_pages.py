@@ -6,13 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from bus.schema import VERSION, Evidence, Wish
-from deciders.limit import SECOND_NS, Limit, asked, may
+from deciders.limit import SECOND_NS, Limit, asked, may, worth
 from deciders.udp_room import NEW_NS, Pages, State
 
 MEM = "net.ipv4.udp_mem"
 VALID_NS = SECOND_NS
-DEAD_BAND = 128
-"""As in the rows."""
 _PLACES = {f"{MEM}[{place}]": place for place in range(3)}
 
 
@@ -53,7 +51,7 @@ def _grow(state: State, refused: bool, event: Any) -> Sequence[Wish]:
         one, want = pages.limits[place], wants[place]
         if place < 2:
             want = min(want, pages.limits[place + 1].value)
-        if want - one.value > one.value // DEAD_BAND and may(one, event.t_ns):
+        if want > one.value and worth(one, want) and may(one, event.t_ns):
             if place == 0:
                 pages.refused = 0
             return (_wish(pages, place, want, what, event),)
@@ -79,7 +77,7 @@ def _shrink(state: State, event: Any) -> Sequence[Wish]:
     why += f" {state.policy.empty:.0%} of udp_mem[0]; back towards the originals"
     for place, one in enumerate(pages.limits):
         want = max(pages.goals[place], pages.limits[place - 1].value if place else 0)
-        if want < one.value and not one.held:
+        if want < one.value and worth(one, want) and not one.held:
             return (_wish(pages, place, want, why, event),) if may(one, event.t_ns) else ()
     # There: the next halving after another quarter.
     pages.goals, pages.quiet_ns = (), event.t_ns - idle_ns + idle_ns // 4

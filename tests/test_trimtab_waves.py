@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from bus import tape_reader
 from bus.codec import encode
-from bus.schema import Counters, Gap, NeighEntries, NeighTable, Tick, Verdict
+from bus.schema import Counters, Gap, NeighEntries, NeighTable, Outcome, Tick, Value, Verdict
 from bus.tape import End
 from deciders.engine import decide
 from trimtab.tape.playback import Playback, decider
@@ -171,3 +171,20 @@ def test_a_tape_of_nothing_is_a_tape_and_none_is_overwritten(tmp_path: Path) -> 
     assert list(Playback(segment).events()) == []
     with pytest.raises(FileExistsError):
         made_tape.write(tmp_path / "empty.tape", [])
+
+
+def test_no_event_tells_what_no_longer_stands() -> None:
+    """Also where something came of another event of the same moment."""
+    table = Neighbours(ramp(0.0, 10.0, 900.0), thresholds=(16, 32, 64), every_s=0.05)
+    loop = Loop(["neigh_table"], [table]).run(60)
+    names = [f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3)]
+    stands = dict(zip(names, table.thresholds, strict=True))
+    for event in loop.events:
+        if isinstance(event, Outcome):
+            stands[event.tunable] = event.value
+        elif isinstance(event, Value):
+            assert event.value == stands[event.tunable]
+        elif isinstance(event, NeighEntries | NeighTable):
+            assert [event.gc_thresh1, event.gc_thresh2, event.gc_thresh3] == list(stands.values())
+    assert loop.refused == []
+    assert stands[names[2]] > 900

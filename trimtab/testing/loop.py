@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 
 from msgspec import Struct
 
@@ -41,6 +42,22 @@ class Change(Struct, frozen=True):
     spot: Spot
     old: int
     new: int
+
+
+class Standing(Mapping[Spot, int]):
+    """What stands, whenever it is looked at."""
+
+    def __init__(self, model: Model) -> None:
+        self._keys = model.keys
+
+    def __getitem__(self, spot: Spot) -> int:
+        return self._keys[spot].value
+
+    def __iter__(self) -> Iterator[Spot]:
+        return iter(self._keys)
+
+    def __len__(self) -> int:
+        return len(self._keys)
 
 
 class Loop:
@@ -97,7 +114,8 @@ class Loop:
         end_s = self.seconds + seconds
         while self.seconds < end_s:
             before_s, self.seconds = self.seconds, min(self.seconds + 1.0, *self._due, end_s)
-            for event in [*self._bus(before_s), *self._turns()]:
+            # One by one: each tells what stands when it is told, after all that came of those before it.
+            for event in chain(self._bus(before_s), self._turns()):
                 self._show(event)
         return self
 
@@ -117,17 +135,16 @@ class Loop:
             yield Tick(t_ns, int(seconds))
         if seconds // LEVEL_S != before_s // LEVEL_S or not before_s:
             yield Host(t_ns, "made up", "0", "none", 2, MEM_BYTES, 4096, 37)
-            for key in self.model.keys.values():
+            for key in list(self.model.keys.values()):
                 yield self.model.value(key, t_ns)
-            yield from self.model.level(t_ns)
+            yield from list(self.model.level(t_ns))
 
     def _turns(self) -> Iterator[AnyEvent]:
-        now = {spot: key.value for spot, key in self.model.keys.items()}
         for number, world in enumerate(self._worlds):
             if self.seconds >= self._due[number]:
                 # Counted, not added up: no error grows.
                 self._due[number] = (round(self.seconds / world.every_s) + 1) * world.every_s
-                yield from world.turn(self.seconds, self._t_ns(), now)
+                yield from world.turn(self.seconds, self._t_ns(), Standing(self.model))
 
     def _show(self, event: AnyEvent) -> None:
         """An event on its lane, and at once what comes of it."""

@@ -194,6 +194,8 @@ class Neighbours:
             self._told = (self.entries, seconds)
             yield NeighEntries(t_ns, self.family, self.entries, self.entries, *limits, 7, 7, 3, self.refused)
         if seconds // 2 != self._last_s // 2:
+            # Something may have come of the other event.
+            limits = (now[self._spot(1)], now[self._spot(2)], now[self._spot(3)])
             yield NeighTable(t_ns, self.family, self.entries, *limits, self.refused, 0, self.entries, 0)
         self._last_s = seconds
 
