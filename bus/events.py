@@ -122,6 +122,30 @@ class TcpSndBuf(Event, frozen=True):
     retransmits: Count
 
 
+class TcpEnd(Event, frozen=True):
+    """A TCP connection that has ended, and what it used of its buffers: one a second of each service (the lower port)
+    in a namespace."""
+
+    netns: Count
+    netns_ino: Count
+    family: Count
+    sport: Count
+    dport: Count
+    rcvbuf_bytes: Count
+    sndbuf_bytes: Count
+    copied_per_rtt_bytes: Count
+    """The most that its program took in one round trip."""
+    cwnd_packets: Count
+    mss_bytes: Count
+    received_bytes: Count
+    acked_bytes: Count
+    ended: Count
+    """Connections of this service that have ended since one was last told of, this one included."""
+    rcvbuf_locked: bool
+    """Its program set SO_RCVBUF."""
+    sndbuf_locked: bool
+
+
 class NeighEntries(Event, frozen=True):
     """A neighbour table that is filling, at the moment an entry is made (or refused)."""
 
@@ -316,12 +340,18 @@ class Algorithms(Event, frozen=True):
 
 
 class Owner(Event, frozen=True):
-    """A process that has a UDP socket of which a drop was told, for the operator: told once a minute while it drops."""
+    """A process that has a socket, for the operator, told once a minute while there is something to say of it: a UDP
+    socket that drops, or a TCP socket whose program has set the size of a buffer."""
 
     netns: Count
     port: Count
+    """The local one."""
     pid: Count
     program: Name
+    protocol: Count = 17
+    """IPPROTO_UDP, or IPPROTO_TCP (6)."""
+    socket: Count = 0
+    """Of TCP, where the kernel tells: its cookie."""
 
 
 class NeighTable(Event, frozen=True):
@@ -437,6 +467,7 @@ AnyEvent = (
     | Netns
     | TcpRcvBuf
     | TcpSndBuf
+    | TcpEnd
     | NeighEntries
     | SysctlWrite
     | Drops

@@ -146,6 +146,27 @@ def _tcp_buffer(name: str, what: str, loss: str) -> Tunable:
     )
 
 
+def _tcp_initial(name: str, what: str) -> Tunable:
+    """What every connection has room for before anything is known of it: so it is a fraction of what one may have."""
+    # The kernel's default is 128 KiB and 16 KiB (tcp_init in net/ipv4/tcp.c); the least is 4 KiB, a page.
+    return Tunable(
+        name=name,
+        low=4096,
+        high=4 << 20,
+        ram_share=8192,
+        step=0.5,
+        cooldown_s=10.0,
+        per_hour=60,
+        unit="bytes",
+        scope="netns",
+        decider="tcp_buffer",
+        at_most=(name.replace("[1]", "[2]"),),
+        at_least=(name.replace("[1]", "[0]"),),
+        guards=("tcp_memory", "psi_memory", "drops"),
+        summary=f"{what} buffer that a TCP socket begins with",
+    )
+
+
 def _neigh(family: str, table: str, level: int) -> Tunable:
     prefix = f"net.{family}.neigh.default.gc_thresh"
     what = {
@@ -351,6 +372,23 @@ def _route(name: str, low: int, high: int, unit: str, **more: Any) -> Tunable:
 TUNABLES: tuple[Tunable, ...] = (
     _tcp_buffer("net.ipv4.tcp_rmem[2]", "receive", "out_of_order_share"),
     _tcp_buffer("net.ipv4.tcp_wmem[2]", "send", "retransmit_share"),
+    _tcp_initial("net.ipv4.tcp_rmem[1]", "receive"),
+    _tcp_initial("net.ipv4.tcp_wmem[1]", "send"),
+    Tunable(
+        name="net.ipv4.tcp_moderate_rcvbuf",
+        low=0,
+        high=1,
+        step=1.0,
+        cooldown_s=0.0,
+        per_hour=12,
+        unit="switch",
+        scope="netns",
+        # 1 since Linux 2.6.17, everywhere: where it is 0, somebody wants it so.
+        risk="manual",
+        decider="tcp_buffer",
+        guards=("tcp_memory",),
+        summary="whether the kernel sizes receive buffers by itself, up to tcp_rmem[2]",
+    ),
     *(_neigh("ipv4", "ARP", level) for level in (1, 2, 3)),
     *(_neigh("ipv6", "ND", level) for level in (1, 2, 3)),
     _fragments("net.ipv4.ipfrag_high_thresh", "IPv4"),

@@ -217,6 +217,7 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
     assert watch.roads == {
         "tcp_rcvbuf": ("raw tracepoint, typed", ""),
         "tcp_sndbuf": ("raw tracepoint, typed", ""),
+        "tcp_end": ("raw tracepoint", ""),
         "neigh_create": ("raw tracepoint", ""),
         "neigh_move": ("raw tracepoint", ""),
         "drops": ("raw tracepoint, typed", ""),

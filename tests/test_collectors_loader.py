@@ -108,6 +108,7 @@ def test_with_its_rows_capabilities_and_no_more_every_probe_attaches(ear: Ear) -
     assert {name: row["road"] for name, row in rows.items()} == {
         "tcp_rcvbuf": "raw tracepoint, typed",
         "tcp_sndbuf": "raw tracepoint, typed",
+        "tcp_end": "raw tracepoint",
         "neigh_create": "raw tracepoint",
         "neigh_move": "raw tracepoint",
         "drops": "raw tracepoint, typed",
