@@ -21,10 +21,12 @@ options:
 HEAD = ("host", "tunable", "where", "changes", "highest", "reverted", "reversals")
 SHOWN_MAX = 40
 UNUSABLE = "cannot be used"
+# What trimtab says where a decider does not take the candidate's policy.
+BLIND = "cannot be compared"
 
 
 def preview(seen, limits=None):
-    """limits: hosts (a number, or a share as "5%"), changes, highest (tunable -> value), reverted."""
+    """limits: hosts and less (a number, or a share as "5%"), changes, highest (tunable -> value), reverted."""
     answered = {host: one for host, one in seen.items() if one.get("candidate") and not _failed(one)}
     played = {host: one for host, one in answered.items() if one["segments"]}
     found = {
@@ -79,8 +81,8 @@ def _lines(found, played):
     if len(lines) > SHOWN_MAX + 1:
         lines[SHOWN_MAX + 1 :] = [f"and {len(cells) - SHOWN_MAX - 1} more"]
     lines = lines if found["changed"] else []
-    words = [f"{host}: {word}" for host, one in sorted(played.items()) for word in one["words"]]
-    lines += words[:SHOWN_MAX]
+    lines += [f"on {_names(hosts)}: {word}" for word, hosts in _words(played).items()][:SHOWN_MAX]
+    lines += [f"LESS THAN WAS NEEDED: {words}" for words in _less(played)]
     if found["without"]:
         lines.append("without recordings of these hours: {}".format(", ".join(found["without"])))
     lines += ["not previewed: {}: {}".format(*row) for row in found["failed"].items()]
@@ -121,6 +123,13 @@ def _over(found, played, limits):
     reverted = limits.get("reverted")
     if reverted not in (None, "") and found["reverted"] - found["reverted_were"] > int(reverted):
         over.append("{reverted} changes would be reverted (were {reverted_were})".format(**found))
+    # What cannot be played proves nothing.
+    blind = {word: hosts for word, hosts in _words(played).items() if BLIND in word}
+    over += [f"cannot be told for {_names(hosts)}: {word}" for word, hosts in blind.items()]
+    less = sorted({host for host, one in played.items() if any(map(_lower, one["rows"]))})
+    fewer = limits.get("less")
+    if fewer not in (None, "") and len(less) > share(fewer, found["hosts"]):
+        over.append(f"less than was needed on {_names(less)}; the limit is {fewer} hosts")
     # A host that is down, or has no trimtab, is named; what it is not is a reason against the policy.
     refused = {host: why for host, why in found["failed"].items() if UNUSABLE in why}
     if refused:
@@ -129,6 +138,32 @@ def _over(found, played, limits):
     if recorded not in (None, "") and found["played"] < share(recorded, found["hosts"]):
         over.append(f"only {found['played']} hosts have recordings; needed are {recorded}")
     return over
+
+
+def _words(played):
+    """What could not be read or compared -> the hosts that said it. A host's own name before it is left out."""
+    found = {}
+    for host, one in sorted(played.items()):
+        for word in one["words"]:
+            found.setdefault(word.partition(": ")[2] if BLIND in word else word, []).append(host)
+    return found
+
+
+def _lower(row):
+    return row["candidate"]["peak"] < row["recorded"]["peak"]
+
+
+def _less(played):
+    """Where recorded evidence took a tunable higher than the candidate would have: a bound that may hurt."""
+    found = {}
+    for host, one in sorted(played.items()):
+        for row in filter(_lower, one["rows"]):
+            found.setdefault(row["tunable"], []).append((host, row["candidate"]["peak"], row["recorded"]["peak"]))
+    lines = []
+    for key, rows in sorted(found.items()):
+        hosts, peaks, were = zip(*rows)
+        lines.append(f"{key} would not get above {max(peaks)}, and was taken to {max(were)} on {_names(hosts)}")
+    return lines
 
 
 def _names(names):
