@@ -127,7 +127,7 @@ def test_off_ends_trials_and_keeps_what_is_confirmed(
     assert installed.play("off.yml", "--check").changed == 3
     assert [installed.play("off.yml").changed for _ in range(2)] == [3, 0]
     assert {name: values(installed)[name] == before[name][0] for name in HOSTS} == {"h1": True, "h2": False, "h3": True}
-    assert {row["state"] for row in status(installed).values()} == {"sick"}
+    assert {row["state"] for row in status(installed).values()} == {"off"}
 
 
 def test_who_cannot_be_reached_or_is_sick_is_named_and_stops_nobody(installed: World) -> None:
@@ -167,7 +167,7 @@ def test_a_host_that_is_down_or_full_is_named_and_the_others_are_installed(world
     played = world.play("site.yml", check=False)
     assert played.code
     rows = [line for line in played.said.splitlines() if '"h' in line]
-    assert [row.split()[:2] for row in rows[1:]] == [['"h1', "failed"], ['"h2', "failed"], ['"h3', "fine"]]
+    assert [row.split()[:2] for row in rows[1:]] == X, ['"h2', "failed"], ['"h3', "fine"]]
     assert "unreachable" in rows[1]
     assert "MiB are free below /opt" in rows[2]
     played = world.play("hold.yml", check=False, trimtab_key=KEY)

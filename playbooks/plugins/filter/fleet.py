@@ -22,6 +22,7 @@ import json
 import re
 
 COLUMNS = ("host", "state", "mode", "release", "trial", "confirmed", "held", "reason")
+LOST = "unreachable: "
 BARE = re.compile(r"[A-Za-z0-9_-]+")
 
 
@@ -48,7 +49,7 @@ def _value(value):
 
 
 def health(seen):
-    """The row of one host, from what trimtab_info registered. state: fine, sick, absent, failed, unreachable."""
+    """The row of one host, from what trimtab_info registered. state: fine, sick, off, absent, failed, unreachable."""
     facts = seen.get("trimtab") or {}
     row = {
         "state": "fine",
@@ -63,11 +64,16 @@ def health(seen):
     if seen.get("unreachable"):
         row.update(state="unreachable", reason=_line(seen.get("msg", "")))
     elif seen.get("failed"):
-        row.update(state="failed", reason=_line(seen.get("msg", "")))
+        # Where the module did not even start, what did is in module_stderr.
+        words = _line(": ".join(str(seen[key]) for key in ("msg", "module_stderr") if seen.get(key)))
+        lost = words.startswith(LOST)
+        row.update(state="unreachable" if lost else "failed", reason=words.removeprefix(LOST))
     elif seen.get("problem"):
         row.update(state="sick", reason=_line(seen["problem"]))
     elif not facts:
         row.update(state="absent", reason="not installed")
+    elif seen.get("off") and not facts.get("roles"):
+        row.update(state="off", reason=_line(seen["off"]))
     elif not facts.get("ready"):
         row.update(state="sick", reason=_line(facts.get("problem") or "starting or stopping"))
     return row
@@ -76,7 +82,7 @@ def health(seen):
 def table(rows):
     """Host -> row, as lines for people; then what the fleet is in sum."""
     cells = [list(COLUMNS)]
-    for host in sorted(rows):
+    for host in sorted(rows, key=_by_number):
         row = dict(rows[host], host=host)
         cells.append([str(row.get(column, "")) for column in COLUMNS])
     widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
@@ -84,6 +90,11 @@ def table(rows):
     states = [row.get("state", "unreachable") for row in rows.values()]
     counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
     return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
+
+
+def _by_number(name):
+    """h2 before h10."""
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split("([0-9]+)", name)]
 
 
 def _line(text):

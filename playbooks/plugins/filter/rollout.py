@@ -18,6 +18,8 @@ options:
     required: true
 """
 
+import re
+
 COLUMNS = ("host", "outcome", "reason")
 # What became of a host, as people read it.
 WORDS = {
@@ -74,12 +76,21 @@ def gate(rows, canary, tolerated):
 def outcome(rows):
     """Host -> row, as lines for people; then how many of which."""
     cells = [list(COLUMNS)]
-    cells += [[host, WORDS.get(row["state"], row["state"]), row["reason"]] for host, row in sorted(rows.items())]
+    cells += [[host, WORDS.get(row["state"], row["state"]), row["reason"]] for host, row in _sorted(rows)]
     widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
     lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
     states = [row["state"] for row in rows.values()]
     counts = [f"{states.count(state)} {WORDS[state]}" for state in WORDS if state in states]
     return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
+
+
+def _sorted(rows):
+    """h2 before h10."""
+    return sorted(rows.items(), key=lambda pair: _parts(pair[0]))
+
+
+def _parts(name):
+    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split("([0-9]+)", name)]
 
 
 def _named(words):

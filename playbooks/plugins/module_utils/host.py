@@ -13,8 +13,12 @@ RUN_DIR = "/run/trimtab"
 STATE_DIR = "/var/lib/trimtab"
 FACT_FILE = "/etc/ansible/facts.d/trimtab.fact"
 LOG = "/var/log/trimtab.log"
+OFF = STATE_DIR + "/off"
+"""It was stopped because somebody wanted that: when, and who."""
 MODE_FILE = CONFIG_DIR + "/conf.d/90-mode.toml"
 COMPLETE = ".complete"
+FITS = "fits"
+"""Beside the wheels of an archive: the Python and the machine that it was made with."""
 MADE = ROOT + "/made"
 """The directories outside of our own that were made for a file of ours, one in each line."""
 SAID_MAX = 2000
@@ -82,16 +86,27 @@ def last(text):
     return ("; ".join(lines[-3:]) or "it said nothing")[-SAID_MAX:]
 
 
+def python_version(module, python):
+    """As "3.11"; empty where it does not run."""
+    argv = [python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"]
+    try:
+        code, out, _ = module.run_command(argv, handle_exceptions=False)
+    except OSError:
+        return ""
+    return "" if code else out.strip()
+
+
 def service_manager():
     """systemd(1) is running: sd_booted(3). Else trimtab's own supervisor keeps its roles."""
     return "systemd" if os.path.isdir("/run/systemd/system") else "supervisor"
 
 
-def read(path):
-    """A file's text; empty where it is not there."""
+def read(path, start=0):
+    """A file's text, from a byte on; empty where it is not there."""
     try:
-        with open(path, encoding="utf-8") as file:
-            return file.read()
+        with open(path, "rb") as file:
+            file.seek(start)
+            return file.read().decode("utf-8", "replace")
     except FileNotFoundError:
         return ""
 

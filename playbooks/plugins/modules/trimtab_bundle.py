@@ -61,7 +61,13 @@ import tarfile
 import tempfile
 
 from ansible.module_utils.basic import AnsibleModule
-from ansible_collections.trimtab.fleet.plugins.module_utils.host import error_of, last, read
+from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
+    FITS,
+    error_of,
+    last,
+    python_version,
+    read,
+)
 
 PACKAGES = ("actuators", "bpf", "bus", "collectors", "deciders", "trimtab")
 OTHERS = ("pyproject.toml", "requirements.lock", "README.md", "LICENSE", "docs/trimtab.1")
@@ -91,7 +97,7 @@ def release(folder, python_version):
     return f"{version.group(1)}-{digest.hexdigest()[:12]}"
 
 
-def make(module, path):
+def make(module, path, fits):
     """Build trimtab's wheel, fetch those it needs and pip's, which installs them, and put them together."""
     source, python = module.params["source"], module.params["python"]
     with tempfile.TemporaryDirectory(prefix="trimtab-bundle-") as place:
@@ -106,6 +112,8 @@ def make(module, path):
             code, out, err = module.run_command(argv, environ_update={"PIP_CONSTRAINT": lock})
             if code:
                 module.fail_json(msg="cannot make the archive: {}: {}".format(" ".join(argv[:6]), last(out + err)))
+        with open(os.path.join(wheels, FITS), "w", encoding="ascii") as file:
+            file.write(fits + "\n")
         fresh = path + ".new"
         with tarfile.open(fresh, "w") as archive:
             archive.add(wheels, "wheels")
@@ -122,10 +130,11 @@ def main():
         supports_check_mode=True,
     )
     python, source = module.params["python"], module.params["source"]
-    code, out, err = module.run_command([python, "-c", "import sys; print('%d.%d' % sys.version_info[:2])"])
-    if code:
-        module.fail_json(msg=f"{python}: {last(out + err)}")
-    name = release(source, out.strip() + os.uname().machine)
+    version = python_version(module, python)
+    if not version:
+        module.fail_json(msg=f"{python} does not run here: set trimtab_controller_python")
+    fits = f"Python {version} on {os.uname().machine}"
+    name = release(source, version + os.uname().machine)
     if not name:
         module.fail_json(msg=f"{source} is no clone of trimtab: set trimtab_source or trimtab_bundle")
     path = os.path.join(module.params["folder"], f"trimtab-{name}.tar")
@@ -133,7 +142,7 @@ def main():
     try:
         if changed and not module.check_mode:
             os.makedirs(module.params["folder"], exist_ok=True)
-            make(module, path)
+            make(module, path, fits)
     except OSError as error:
         module.fail_json(msg=f"cannot make the archive: {error_of(error)}")
     module.exit_json(changed=changed, path=path, release=name)

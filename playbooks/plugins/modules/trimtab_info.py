@@ -17,10 +17,12 @@ options:
     description: Family of distributions to a list of packages; those of the host's own that are missing are returned.
     type: dict
     default: {}
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in any mode.
+  python:
+    description: The Python that a release would be installed with; its version is returned.
+    type: path
+    default: /usr/bin/python3
+extends_documentation_fragment:
+  - trimtab.fleet.looks
 """
 
 EXAMPLES = r"""
@@ -38,7 +40,7 @@ host:
   description: What the host is.
   returned: always
   type: dict
-  sample: {family: debian, id: debian, version: "12", service: systemd, python: "3.11.2", free_mib: 2048, missing: []}
+  sample: {family: debian, id: debian, version: "12", service: systemd, python: "3.11", free_mib: 2048, missing: []}
 installed:
   description: The release that is in use, those that are there, and whether there is any.
   returned: always
@@ -50,6 +52,10 @@ trimtab:
       changes, standing, owned, held, may_change. Empty where it is not installed.
   returned: always
   type: dict
+off:
+  description: Since when it is stopped because somebody wanted that, and who; empty where it is not.
+  returned: always
+  type: str
 problem:
   description: Why trimtab cannot be asked; empty when all is well.
   returned: always
@@ -62,9 +68,11 @@ import shutil
 
 from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
+    OFF,
     ROOT,
     HostError,
     Installed,
+    python_version,
     read,
     service_manager,
 )
@@ -107,7 +115,7 @@ def host(module):
         "id": found.get("ID", "unknown"),
         "version": found.get("VERSION_ID", ""),
         "service": service_manager(),
-        "python": platform.python_version(),
+        "python": python_version(module, module.params["python"]),
         "machine": platform.machine(),
         "kernel": platform.release(),
         "free_mib": shutil.disk_usage(existing(ROOT)).free >> 20,
@@ -116,7 +124,13 @@ def host(module):
 
 
 def main():
-    module = AnsibleModule(argument_spec={"packages": {"type": "dict", "default": {}}}, supports_check_mode=True)
+    module = AnsibleModule(
+        argument_spec={
+            "packages": {"type": "dict", "default": {}},
+            "python": {"type": "path", "default": "/usr/bin/python3"},
+        },
+        supports_check_mode=True,
+    )
     installed = Installed(module)
     facts, problem = {}, ""
     try:
@@ -129,6 +143,7 @@ def main():
         installed={"release": installed.release, "releases": installed.releases(), "is": bool(facts or problem)},
         trimtab=facts,
         problem=problem,
+        off=read(OFF).strip(),
     )
 
 

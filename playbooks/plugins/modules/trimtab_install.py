@@ -34,13 +34,8 @@ options:
     type: str
     choices: [present, absent]
     default: present
-attributes:
-  check_mode:
-    support: full
-    description: Says what would change.
-  diff_mode:
-    support: full
-    description: Shows the releases, and each file that is placed.
+extends_documentation_fragment:
+  - trimtab.fleet.changes
 """
 
 EXAMPLES = r"""
@@ -67,6 +62,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     COMPLETE,
     CONFIG_DIR,
     FACT_FILE,
+    FITS,
     LOG,
     MADE,
     ROOT,
@@ -78,6 +74,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     error_of,
     last,
     make_folder,
+    python_version,
     read,
     write,
 )
@@ -105,6 +102,7 @@ def make(module, release):
     if not bundle or not os.path.exists(bundle):
         raise HostError(f"release {release} is not here, and there is no archive of it")
     shutil.rmtree(folder, ignore_errors=True)
+    check_fit(module, bundle)
     python = os.path.join(folder, "bin", "python")
     run(module, [module.params["python"], "-m", "venv", "--without-pip", folder])
     with tarfile.open(bundle) as archive:
@@ -120,6 +118,22 @@ def make(module, release):
     run(module, ["chmod", "-R", "go+rX", ROOT])
     write(os.path.join(folder, COMPLETE), release + "\n")
     os.unlink(bundle)
+
+
+def check_fit(module, bundle):
+    """HostError where the archive is for another Python or machine: pip would only say that it finds nothing."""
+    here = f"Python {python_version(module, module.params['python']) or '(none)'} on {os.uname().machine}"
+    with tarfile.open(bundle) as archive:
+        try:
+            fits = archive.extractfile("wheels/" + FITS).read().decode().strip()
+        except KeyError:
+            return
+    if fits != here:
+        python = module.params["python"]
+        raise HostError(
+            f"the archive is for {fits}, and {python} here is {here}: set trimtab_python, or make an archive"
+            " for these hosts with another trimtab_controller_python"
+        )
 
 
 def run(module, argv):

@@ -38,13 +38,8 @@ options:
   limit:
     description: For C(hold) - ends by itself after a time such as C(30m) or C(7d).
     type: str
-attributes:
-  check_mode:
-    support: full
-    description: Says what would change.
-  diff_mode:
-    support: full
-    description: Shows mode, holds, and what stands.
+extends_documentation_fragment:
+  - trimtab.fleet.changes
 """
 
 EXAMPLES = r"""

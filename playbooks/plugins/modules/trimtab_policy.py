@@ -11,7 +11,8 @@ version_added: "0.1.0"
 author: trimtab (@trimtab)
 description:
   - A file in C(/etc/trimtab/conf.d), or the main one. All of the configuration as it would then be is checked with
-    C(trimtab config check) on the host; what cannot be used is not placed.
+    C(trimtab config check) on the host; what cannot be used is not placed, nor shown as a
+    change in check mode. Where trimtab is not installed yet nothing can check it.
   - It counts from the next start of trimtab; see M(trimtab.fleet.trimtab_service).
 options:
   name:
@@ -26,13 +27,8 @@ options:
     type: str
     choices: [present, absent]
     default: present
-attributes:
-  check_mode:
-    support: full
-    description: Checks the policy, and places nothing. Where trimtab is not installed yet nothing can check it.
-  diff_mode:
-    support: full
-    description: Shows the file before and after.
+extends_documentation_fragment:
+  - trimtab.fleet.changes
 """
 
 EXAMPLES = r"""

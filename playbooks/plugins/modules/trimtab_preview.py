@@ -22,18 +22,13 @@ options:
     description: The candidate's TOML.
     type: str
     required: true
-  hours:
-    description: Recordings of so many hours up to now, by the times of their files.
-    type: float
-    default: 24
   limit:
     description: How many seconds it may take.
     type: int
     default: 600
-attributes:
-  check_mode:
-    support: full
-    description: Changes nothing in any mode.
+extends_documentation_fragment:
+  - trimtab.fleet.looks
+  - trimtab.fleet.recordings
 """
 
 EXAMPLES = r"""

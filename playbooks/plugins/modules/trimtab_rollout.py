@@ -25,6 +25,12 @@ options:
     type: str
     choices: [remembered, checked, accepted, leaving, returned]
     required: true
+  run:
+    description:
+      - Nothing is done unless the host is locked for this run; see M(trimtab.fleet.trimtab_lock).
+      - Empty, that is not asked.
+    type: str
+    default: ""
   candidate:
     description: For C(remembered), the candidate - SHA-256 of its policy, its release; each empty where it has none.
     type: dict
@@ -117,6 +123,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     read,
     write,
 )
+from ansible_collections.trimtab.fleet.plugins.module_utils.lock import insist
 from ansible_collections.trimtab.fleet.plugins.module_utils.signals import rates, sample, worse
 
 MEMO = os.path.join(STATE_DIR, "former.json")
@@ -279,6 +286,7 @@ def main():
                 "choices": ["remembered", "checked", "accepted", "leaving", "returned"],
                 "required": True,
             },
+            "run": {"type": "str", "default": ""},
             "candidate": {"type": "dict", "default": {"policy": "", "release": ""}},
             "sample": {"type": "dict", "default": {}},
             "policy": {"type": "str", "default": "50-policy"},
@@ -291,6 +299,7 @@ def main():
         supports_check_mode=True,
     )
     try:
+        insist(module.params["run"])
         rollout = Rollout(module, Installed(module))
         changed, told = getattr(rollout, module.params["state"])()
     except HostError as error:

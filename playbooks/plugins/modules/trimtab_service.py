@@ -30,16 +30,19 @@ options:
     choices: [auto, systemd, supervisor]
     default: auto
   patience:
-    description: How many seconds it may take to get ready.
+    description: How many seconds may go by without anything coming nearer to being ready.
     type: int
     default: 60
-attributes:
-  check_mode:
-    support: full
-    description: Says what would change.
-  diff_mode:
-    support: full
-    description: Shows units, users, and the state.
+  limit:
+    description: How many seconds it may take in all.
+    type: int
+    default: 300
+  note:
+    description: For C(stopped), who stopped it and why; said of the host until it is started again.
+    type: str
+    default: ""
+extends_documentation_fragment:
+  - trimtab.fleet.changes
 """
 
 EXAMPLES = r"""
@@ -55,6 +58,7 @@ trimtab:
   type: dict
 """
 
+import contextlib
 import glob
 import json
 import os
@@ -67,6 +71,7 @@ from ansible_collections.trimtab.fleet.plugins.module_utils.host import (
     CONFIG_DIR,
     LOG,
     MODE_FILE,
+    OFF,
     RUN_DIR,
     HostError,
     Installed,
@@ -83,6 +88,7 @@ LAYOUT = "trimtab-layout.service"
 UNITS = "/etc/systemd/system/trimtab*"
 USERS = "/etc/sysusers.d/trimtab.conf"
 LOCK = os.path.join(RUN_DIR, "supervisor.lock")
+UP = ("running", "done")
 STEP_S = 0.2
 STEP_MAX_S = 2.0
 
@@ -95,6 +101,8 @@ class Service:
         self.installed = installed
         self.systemd = systemd
         self.diffs = []
+        self.child = None
+        self.said_before = 0
 
     def started(self):
         """Bring it up, where it is not up with what is there now."""
@@ -102,9 +110,13 @@ class Service:
         why = self.due()
         if why:
             self.diffs.append(difference(f"{why}\n", "running\n", "trimtab"))
-        if why and not self.module.check_mode:
+        if self.module.check_mode:
+            return {}
+        if os.path.exists(OFF):
+            os.unlink(OFF)
+        if why:
             self.restart()
-        return {} if self.module.check_mode else self.wait()
+        return self.wait()
 
     def stopped(self):
         """Bring it down, whatever state it is in."""
@@ -113,7 +125,14 @@ class Service:
             self.diffs.append(difference("running\n" if self.since() else "enabled\n", "stopped\n", "trimtab"))
             if not self.module.check_mode:
                 self.stop()
+                self.remember()
         return {}
+
+    def remember(self):
+        """That it is off because somebody wants that. On a disk that is full nothing is remembered, but it is off."""
+        at = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
+        with contextlib.suppress(OSError):
+            write(OFF, " ".join(["since", at, self.module.params["note"]]).strip() + "\n")
 
     def absent(self):
         """Down, and no unit or user left."""
@@ -202,8 +221,11 @@ class Service:
         self.stop()
         os.makedirs(os.path.dirname(LOG), exist_ok=True)
         with open(LOG, "ab") as log:
+            self.said_before = log.tell()
             argv = [self.installed.program, "run"]
-            subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/")
+            self.child = subprocess.Popen(
+                argv, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True, cwd="/"
+            )
 
     def stop(self):
         if self.systemd:
@@ -215,24 +237,46 @@ class Service:
                 raise HostError(f"cannot be stopped: {last(said)}")
 
     def wait(self):
-        """Until all roles are ready. HostError with the reason when that takes too long."""
-        deadline, pause = time.monotonic() + self.module.params["patience"], STEP_S
+        """Until all roles are ready. HostError with the reason when it has ended, when nothing comes nearer to it for
+        too long, or when all of it takes too long: a host that is busy is slow, and not broken."""
+        began = moved = time.monotonic()
+        most, pause = -1, STEP_S
         while True:
             facts = self.installed.facts()
             if facts.get("ready"):
                 return facts
-            if time.monotonic() > deadline:
-                raise HostError("not ready: %s" % (facts.get("problem") or self.words()))
-            if not self.holder() and time.monotonic() > deadline - self.module.params["patience"] + 5:
-                raise HostError(f"did not start: {self.words()}")
+            now = time.monotonic()
+            # Roles that come and go by turns are no progress.
+            up = [state for state in facts.get("roles", {}).values() if state in UP]
+            come = len(up) + (1 if self.holder() else 0)
+            if come > most:
+                most, moved = come, now
+            self.give_up(facts, now - moved, now - began)
             time.sleep(pause)
             # Each look is a process of its own, on a host that has roles to start.
             pause = min(2 * pause, STEP_MAX_S)
 
+    def give_up(self, facts, still_s, in_all_s):
+        """HostError where there is nothing to wait for any more."""
+        why = facts.get("problem") or "roles are starting"
+        if self.ended():
+            raise HostError(f"did not start: {self.words()}")
+        if still_s > self.module.params["patience"]:
+            raise HostError(f"not ready, and no nearer to it for {still_s:.0f} s: {why}; {self.words()}")
+        if in_all_s > self.module.params["limit"]:
+            raise HostError(f"not ready within {in_all_s:.0f} s: {why}; {self.words()}")
+
+    def ended(self):
+        """What was started is no more, and nothing runs in its place."""
+        if self.systemd:
+            argv = ["systemctl", "show", "-p", "ActiveState", "--value", LAYOUT]
+            return self.module.run_command(argv)[1].strip() in ("failed", "inactive")
+        return self.child is not None and self.child.poll() is not None and not self.holder()
+
     def words(self):
         """The last that it said."""
         if not self.systemd:
-            return last(read(LOG))
+            return last(read(LOG, self.said_before))
         argv = ["journalctl", "-q", "-o", "cat", "-n", "5", "-u", "trimtab*", "--no-pager"]
         return last(self.module.run_command(argv)[1])
 
@@ -251,6 +295,8 @@ def main():
             "state": {"type": "str", "choices": ["started", "stopped", "absent"], "default": "started"},
             "manager": {"type": "str", "choices": ["auto", "systemd", "supervisor"], "default": "auto"},
             "patience": {"type": "int", "default": 60},
+            "limit": {"type": "int", "default": 300},
+            "note": {"type": "str", "default": ""},
         },
         supports_check_mode=True,
     )

@@ -17,10 +17,6 @@ options:
     description: The file, which only root can read.
     type: path
     required: true
-  hours:
-    description: Recordings of so many hours up to now, by the times of their files.
-    type: float
-    default: 24
   scrub:
     description: Replace names, addresses and what programs and people wrote.
     type: bool
@@ -34,6 +30,8 @@ attributes:
   check_mode:
     support: full
     description: Makes no file.
+extends_documentation_fragment:
+  - trimtab.fleet.recordings
 """
 
 EXAMPLES = r"""
