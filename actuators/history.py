@@ -20,14 +20,15 @@ from actuators.store import read_only
 from bus.tunables import AT
 
 _COLUMNS = ", ".join(Change.__struct_fields__)
-_IS = {"tunable": f"(tunable = :tunable OR substr(tunable, 1, length(:tunable) + 1) = :tunable || '{AT}')"}
+_PARTS = f"substr(tunable, 1, length(:tunable) + 1) IN (:tunable || '{AT}', :tunable || '[')"
+_IS = {"tunable": f"(tunable = :tunable OR {_PARTS})"}
 
 
 class Filter(Struct, frozen=True):
     """Which changes; what is None or 0 does not filter."""
 
     tunable: str | None = None
-    """A key; of a row of many keys, all of them."""
+    """A key; of a row of many keys, or of a sysctl of several numbers, all of them."""
     netns: int | None = None
     """A namespace's cookie; 0: the host as a whole."""
     decider: str | None = None

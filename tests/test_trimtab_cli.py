@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -303,6 +304,26 @@ class TestJournal:
         ):
             assert words in said
         assert "rollback 2" not in said
+
+    def test_a_sysctl_of_several_numbers_is_told_of_with_all_of_them(
+        self, run: Callable[..., Ran], state: Path
+    ) -> None:
+        ports = Spot("net.ipv4.ip_local_port_range[1]", COOKIE)
+        with contextlib.closing(Journal(state, "a-boot")) as journal:
+            journal.intend(Intent(ports, Site(), "ports", 30063, 30127, "no port", {"exhausted": 1}, 30063))
+        for key in ("net.ipv4.ip_local_port_range", "net/ipv4/ip_local_port_range", "net.ipv4.ip_local_port_range[1]"):
+            assert [change["id"] for change in run("history", key, "--json").documents] == [4]
+            assert [change["id"] for change in run("explain", key, "--json").documents[0]["changes"]] == [4]
+        assert run("history", "net.ipv4.ip_local_port_range[0]", "--json").documents == []
+        said = run("explain", "net.ipv4.ip_local_port_range").out
+        assert said.count("\n  stands at ") == 2
+        assert "change 4 of net.ipv4.ip_local_port_range[1], " in said
+        [told] = run("explain", "net.ipv4.ip_local_port_range", "--json").documents
+        assert [row["name"][-3:] for row in told["tunables"]] == ["[0]", "[1]"]
+
+    def test_explain_says_of_which_namespace_the_value_is(self, run: Callable[..., Ran]) -> None:
+        assert " bytes in this network namespace\n" in run("explain", "net.ipv4.tcp_rmem").out
+        assert " entries\n" in run("explain", "net.ipv4.neigh.default.gc_thresh3").out
 
     def test_explain_a_change_by_its_id(self, run: Callable[..., Ran]) -> None:
         ran = run("explain", "3", "--json")

@@ -24,15 +24,16 @@ class UnknownError(OSError):
 
 def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -> int:
     """Print it. UnknownError when there is nothing of that name or number."""
-    row, changes = _find(state_dir, what)
-    known = [found for found in tables.rows(run_dir) if row and found.name == base(row.name)]
-    holds = [hold for hold in tables.holds(state_dir) if row and _concerns(hold.spot.tunable, row.name)]
+    keys, changes = _find(state_dir, what)
+    known = [(found, key) for found in tables.rows(run_dir) for key in keys if found.name == base(key.name)]
+    holds = [hold for hold in tables.holds(state_dir) if any(_concerns(hold.spot.tunable, key.name) for key in keys)]
     told = stories(state_dir, changes[-STORIES_MAX:])
     if as_json:
         show.as_json(
             {
                 "schema": SCHEMA,
-                "tunable": known[0] if known else None,
+                "tunable": known[0][0] if known else None,
+                "tunables": [row for row, _ in known],
                 "holds": [{"netns": hold.spot.netns, "why": hold.why} for hold in holds],
                 "changes": [
                     {**tables.document(change), "story": document(told.get(change.id, Story()))} for change in changes
@@ -40,30 +41,31 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
             }
         )
         return exits.FINE
-    for found in known:
-        _print_row(found, row)
+    for row, key in known:
+        _print_row(row, key)
     for hold in holds:
         print(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}")
     for change in changes:
-        _print_change(change, row, told.get(change.id, Story()))
+        of = f" of {change.tunable}" if AT in change.tunable or len(keys) > 1 else ""
+        _print_change(change, tables.find(change.tunable), of, told.get(change.id, Story()))
     if not changes:
         print("never changed, as far as the journal knows")
     return exits.FINE
 
 
-def _find(state_dir: Path, what: str) -> tuple[Tunable | None, list[Change]]:
+def _find(state_dir: Path, what: str) -> tuple[list[Tunable], list[Change]]:
     if what.isdecimal():
         found = [change for change in tables.changes(state_dir, Filter()) if change.id == int(what)]
         if not found:
             raise UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
-        return tables.find(found[0].tunable), found
-    row = tables.find(what)
-    if row and AT in row.name and (fault := prefix.fault(row.prefix)):
+        return tables.family(found[0].tunable), found
+    keys = tables.family(what)
+    if keys and AT in keys[0].name and (fault := prefix.fault(keys[0].prefix)):
         raise UnknownError(f"no key {what!r}: {fault}")
-    found = tables.changes(state_dir, Filter(tunable=row.name if row else what))
-    if not row and not found:
+    found = tables.changes(state_dir, Filter(tunable=tables.asked(what)))
+    if not keys and not found:
         raise UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
-    return row, found
+    return keys, found
 
 
 def _concerns(held: str, name: str) -> bool:
@@ -76,7 +78,8 @@ def _print_row(row: tables.Row, key: Tunable | None) -> None:
     print(f"  stands at   {_stands(row, key)}")
     bounds = f"one of {', '.join(row.words)}" if row.words else f"{row.low} to {row.high} {row.unit}"
     step = "" if row.words else f"{row.step:.0%} at once, "
-    print(f"  bounds      {bounds}, {step}every {row.cooldown_s:g} s, {row.per_hour} times an hour")
+    pause = f"every {row.cooldown_s:g} s, " if row.cooldown_s else ""
+    print(f"  bounds      {bounds}, {step}{pause}{row.per_hour} times an hour")
     if row.life_s:
         print(f"  leased      never confirmed; stands while {row.decider} asks for it, {row.life_s} s at most")
     print(f"  asked for   by {row.decider} alone; scope {row.scope}, risk {row.risk}")
@@ -88,16 +91,17 @@ def _stands(row: tables.Row, key: Tunable | None) -> str:
         return f"{key.shown(routes.read(Spot(key.name, own), 0))}{key.after}"
     if row.instances:
         return f"{row.name}{AT}PREFIX, by destination"
-    return "not on this kernel, or not in this namespace" if row.value is None else f"{row.value} {row.unit}"
+    here = " in this network namespace" if row.scope == "netns" else ""
+    return "not on this kernel, or not in this namespace" if row.value is None else f"{row.value} {row.unit}{here}"
 
 
 def _place(netns: int) -> str:
     return f"in netns {netns}" if netns else "everywhere"
 
 
-def _print_change(change: Change, row: Tunable | None, story: Story) -> None:
+def _print_change(change: Change, row: Tunable | None, of: str, story: Story) -> None:
     old, new = tables.values(change, row)
-    unit, of = row.after if row else "", f" of {change.tunable}" if AT in change.tunable else ""
+    unit = row.after if row else ""
     print(f"\nchange {change.id}{of}, {tables.when(change)}: {old} -> {new}{unit} ({tables.where(change)})")
     print(f"  why       {change.why}")
     evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())

@@ -65,6 +65,22 @@ def find(key: str) -> Tunable | None:
     return next((row for name, row in known().items() if wanted in (name, row.sysctl)), None)
 
 
+def family(key: str) -> list[Tunable]:
+    """As find(); of a sysctl without an index each of its numbers."""
+    row = find(key)
+    if row is None or AT in key:
+        return [row] if row else []
+    return [
+        each for each in known().values() if row.name == each.name or row.sysctl == key.replace("/", ".") == each.sysctl
+    ]
+
+
+def asked(key: str) -> str:
+    """The name by which the journal is asked for what family() is."""
+    rows = family(key)
+    return rows[0].sysctl if len(rows) > 1 else rows[0].name if rows else key
+
+
 def rows(run_dir: Path, root: Path = Path("/")) -> list[Row]:
     """Every row, narrowed by the configuration of the running instance or, without one, by the host's."""
     running = run_dir / rundir.CONFIG
@@ -187,8 +203,7 @@ def values(change: Change, row: Tunable | None) -> tuple[int | str, int | str]:
 
 def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> int:
     """Print the changes, and how to undo those that stand."""
-    row = find(key) if key else None
-    found = changes(state_dir, Filter(tunable=row.name if row else key, last=last))
+    found = changes(state_dir, Filter(tunable=asked(key) if key else None, last=last))
     if as_json:
         show.as_json(*(document(change) for change in found))
         return exits.FINE
