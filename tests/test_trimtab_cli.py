@@ -256,6 +256,25 @@ def state(tmp_path: Path) -> Path:
     return folder
 
 
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_shell_has_closed_is_no_fault(state: Path, closed: str) -> None:
+    argv = f"{sys.executable} -m trimtab history --state-dir {state} {closed}"
+    ran = subprocess.run(argv, shell=True, capture_output=True, text=True)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ("tcp_buffer" in ran.stdout) == (">&-" not in closed.replace("2>&-", ""))
+    assert list(state.glob("*.corrupt*")) == []
+
+
+def test_what_the_terminal_cannot_show_is_shown_escaped(tmp_path: Path) -> None:
+    with contextlib.closing(Journal(tmp_path, "a-boot")) as journal:
+        journal.intend(Intent(Spot(RMEM, COOKIE), Site(5, "bücher"), "tcp_buffer", 1, 2, "→ 7", {}, 1))
+    argv = [sys.executable, "-m", "trimtab", "history", "--state-dir", str(tmp_path)]
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii"}
+    ran = subprocess.run(argv, capture_output=True, text=True, env=environment)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert "b\\xfccher" in ran.stdout
+
+
 @pytest.mark.usefixtures("state")
 class TestJournal:
     def test_history_json_has_one_object_a_line_with_the_fields_that_programs_rely_on(
