@@ -50,8 +50,9 @@ RuntimeDirectory=sshd
 ExecStart=/usr/sbin/sshd -D -f /etc/ssh/fleet/config
 END
 mkdir -p etc/systemd/system/multi-user.target.wants etc/systemd/system/service.d
-# The tree may be below /tmp, which is a new one there, and again for each unit.
-printf '[Service]\nBindReadOnlyPaths=%s\n' "$TREE" > etc/systemd/system/service.d/tree.conf
+# The tree may be below /tmp, which is a new one there, and again for each unit. A unit that protects control groups
+# gets a /proc of its own, where the boot id is the machine's; systemd-nspawn mounts a new one over the other's.
+printf '[Service]\nBindReadOnlyPaths=%s\nProtectControlGroups=no\n' "$TREE" > etc/systemd/system/service.d/tree.conf
 ln -s ../fleet-sshd.service etc/systemd/system/multi-user.target.wants/
 for group in /sys/fs/cgroup/*/; do
     mkdir "$group$CGROUP" 2>/dev/null && echo $$ > "$group$CGROUP/cgroup.procs" || :
@@ -64,7 +65,8 @@ while
     code=0
     while IFS=: read -r file value; do echo "$value" > "$file"; done < "$BASE/values" 2>/dev/null || :
     mount -o remount,rw .
-    systemd-nspawn --quiet --register=no --keep-unit --directory=. "--machine=$NAME" --boot "--bind-ro=$TREE" \\
+    SYSTEMD_NSPAWN_API_VFS_WRITABLE=network systemd-nspawn --quiet --register=no --keep-unit \\
+    --directory=. "--machine=$NAME" --boot "--bind-ro=$TREE" \\
     --capability=CAP_NET_ADMIN,CAP_BPF,CAP_PERFMON --network-namespace-path=/proc/self/ns/net \\
     "--system-call-filter=landlock_create_ruleset landlock_add_rule landlock_restrict_self seccomp" \\
     -- systemd.unit=multi-user.target || code=$?
