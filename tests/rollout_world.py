@@ -6,17 +6,27 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 from fleet_world import TREE, FleetError, Host, World, bundle
+
+from actuators import history
 
 KEY = "net.ipv4.tcp_fin_timeout"
 VALUE = "/proc/sys/net/ipv4/tcp_fin_timeout"
 FORMER = "/var/lib/trimtab/former.json"
 POLICY = "/etc/trimtab/conf.d/50-policy.toml"
+PROGRAM = "/opt/trimtab/current/bin/trimtab"
+LOG = "/var/log/trimtab.log"
+STATUS = "/run/trimtab/supervisor.json"
+AT_ONCE = 3
+START_S = 300.0
 
 ROW = f"""
 [[tunable]]
@@ -91,7 +101,7 @@ SICKNESS = """
 while :; do
     if grep -q '%s' /run/trimtab/config.json 2>/dev/null; then
         for place in /proc/[0-9]*; do
-            [ "$(cat $place/comm 2>/dev/null)" = decider-no_port ] && kill -9 ${place#/proc/}
+            read -r name 2>/dev/null < $place/comm && [ "$name" = decider-no_port ] && kill -9 ${place#/proc/}
         done
     fi
     sleep 0.2
@@ -102,20 +112,37 @@ QUICK: dict[str, Any] = {"trimtab_soak": 3, "trimtab_max_pressure": 2}
 """Of a rollout in a test. The machine's stalls are everybody's here, so no gate goes by them."""
 
 
-def prepare(world: World, policy: str) -> None:
-    """Install on all hosts, in enforce, with this policy. The first host's installation is copied to the others."""
+def prepare(world: World, policy: str, number: int) -> None:
+    """So many hosts, all in enforce with this policy. The first one is installed; the others begin with its files."""
     world.variables = {"trimtab_bundle": str(bundle()), "trimtab_patience": 180}
-    first, *others = world.hosts.values()
-    world.play("site.yml", "--limit", first.name)
+    (first,) = world.hosts.values()
+    world.play("site.yml", trimtab_mode="enforce")
     tuner(first)
-    archive = world.folder / "opt.tar"
-    subprocess.run(["tar", "-C", str(first.path("/")), "-cf", str(archive), "opt/trimtab"], check=True)
-    for host in others:
-        subprocess.run(["tar", "-C", str(host.path("/")), "-xf", str(archive)], check=True)
-    archive.unlink()
-    # Not all at once: they share this machine's cores.
-    world.play("site.yml", "--forks", "4", trimtab_policy_file=file(world, policy), trimtab_mode="enforce")
+    first.path(POLICY).write_text(policy)
+    # What is confirmed or on trial in it is not another's.
+    first.run("/usr/local/bin/trimtab off")
+    world.add(number - len(world.hosts), like=first)
+    start(list(world.hosts.values()))
     del world.variables["trimtab_bundle"]
+
+
+def start(hosts: list[Host]) -> None:
+    """As the plays start it where no systemd runs; so many at once as the processors get ready in time."""
+    waiting, starting = list(hosts), list[Host]()
+    deadline_s = time.monotonic() + START_S
+    while waiting or starting:
+        if waiting and len(starting) < AT_ONCE:
+            starting.append(waiting.pop(0))
+            starting[-1].run(f"cd / && setsid -f {PROGRAM} run >>{LOG} 2>&1 </dev/null")
+        starting = [host for host in starting if not _ready(host)]
+        if time.monotonic() > deadline_s:
+            raise FleetError("\n".join(f"{host.name}: {host.path(LOG).read_text()}" for host in starting))
+        time.sleep(0.05)
+
+
+def _ready(host: Host) -> bool:
+    path = host.path(STATUS)
+    return path.exists() and bool(json.loads(path.read_text())["ready"])
 
 
 def tuner(host: Host) -> None:
@@ -124,8 +151,6 @@ def tuner(host: Host) -> None:
     for name, text in FILES.items():
         (packages / name).parent.mkdir(exist_ok=True)
         (packages / name).write_text(text)
-    # It is newer than what runs.
-    host.run("touch /etc/trimtab/trimtab.toml")
 
 
 def file(world: World, policy: str) -> str:
@@ -169,17 +194,22 @@ def heal(host: Host) -> None:
 
 
 def state(host: Host) -> dict[str, Any]:
-    """What a rollout may have changed: policy, release, values, and what is held."""
-    facts = json.loads(host.run("/etc/ansible/facts.d/trimtab.fact"))
-    policy = host.path(POLICY)
+    """What a rollout may have changed: policy, release, values, and what is held. Read from here: a process of its own
+    costs a host more than all of this."""
+    policy, status = host.path(POLICY), json.loads(host.path(STATUS).read_text())
+    with tempfile.TemporaryDirectory() as name:
+        # SQLite follows links by their text, and that of a process's root is "/".
+        for file in host.path("/var/lib/trimtab").glob("journal.db*"):
+            shutil.copy(file, name)
+        holds, standing = history.holds(Path(name)), history.standing(Path(name))
     return {
         "policy": policy.read_text() if policy.exists() else None,
         "running": json.loads(host.path("/run/trimtab/config.json").read_text())["policy"],
         "release": os.readlink(host.path("/opt/trimtab/current")),
-        "ready": facts["ready"],
-        "mode": facts["mode"],
-        "held": facts["held"],
-        "confirmed": [row["id"] for row in facts["standing"] if row["state"] == "confirmed"],
+        "ready": status["ready"],
+        "mode": status["mode"],
+        "held": [(hold.spot.tunable, hold.why) for hold in holds],
+        "standing": [(change.id, change.state, change.new) for change in standing],
         "values": host.sysctls(),
     }
 

@@ -1,45 +1,56 @@
-"""Rollouts on twenty real hosts: the preview, waves, gates, the way back, what is lost or killed in the middle.
+"""Rollouts over twenty real hosts: the preview, waves, gates, the way back, a host that is lost, and the end.
 
-Every host has the same policy at first and values of its own, of which some are confirmed; after each rollout that is
-stopped, every one of them is as it was.
+Every host has the same policy at first and some have values of their own that are confirmed; after each rollout that is
+stopped, every one of them is as it was, and after the removal as it was before trimtab came.
 """
 
 from __future__ import annotations
 
 import json
-import shutil
-import signal
 import threading
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import rollout_world as on
-from fleet_world import World, bundle, fleet
+from fleet_world import Host, World, fleet
 
-pytestmark = [pytest.mark.system, pytest.mark.fleet, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(900)]
 
 NUMBER = 20
 FORMER = "[policy.no_ports]\nmost = 480\n"
 TRIED = ("h1", "h2", "h9")
 """Hosts whose recordings have something in them to decide."""
 UNRECORDED = f"h{NUMBER}"
-LOST = f"h{NUMBER - 2}"
-WAVES = [1, 1, 5, "100%"]
-"""What the default comes to of twenty."""
+LAST = ("h1", "h10", "h11", "h12", "h13")
+"""Those that a rollout comes to its end on; enough of them."""
+LOST = "h12"
+WAVES = [1, 5, "100%"]
+SECOND = {"h2", "h3", "h4", "h5", "h6"}
 
 
 @pytest.fixture(scope="module")
-def world() -> Iterator[World]:
-    with fleet(NUMBER) as made:
-        on.prepare(made, FORMER)
-        for name in TRIED:
-            on.strays(made.hosts[name])
-            on.confirm(made.hosts[name])
-        made.hosts[UNRECORDED].run("rm -r /var/lib/trimtab/tapes/*/*")
-        made.variables["trimtab_waves"] = WAVES
+def new() -> Iterator[World]:
+    with fleet(1) as made:
         yield made
+
+
+@pytest.fixture(scope="module")
+def bare(new: World) -> dict[str, str]:
+    """Each value, before anything was done to a host. All have the same: they are namespaces of one kernel."""
+    return new.hosts["h1"].sysctls()
+
+
+@pytest.fixture(scope="module")
+def world(new: World, bare: dict[str, str]) -> World:
+    on.prepare(new, FORMER, NUMBER)
+    for name in TRIED:
+        on.strays(new.hosts[name])
+        on.confirm(new.hosts[name])
+    new.hosts[UNRECORDED].run("rm -r /var/lib/trimtab/tapes/*/*")
+    new.variables |= {"trimtab_waves": WAVES, "trimtab_checks": 1}
+    return new
 
 
 @pytest.fixture
@@ -75,24 +86,11 @@ def test_a_preview_tells_what_differs_where_it_was_recorded_and_changes_nothing(
 def test_a_preview_beyond_a_limit_is_the_gate_of_a_rollout_and_nothing_is_touched(
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
-    limits: dict[str, dict[str, Any]] = {
-        "3 hosts would differ; the limit is 10%": {"trimtab_max_hosts": "10%"},
-        f"{on.KEY} would be above 90 on h1, h2, h9": {"trimtab_highest": {on.KEY: 90}},
-    }
-    for words, limit in limits.items():
-        code, document, said = on.rolled(world, candidate(100), check=False, **limit)
-        assert (code, document) == (2, {})
-        assert words in said
+    limit = {"trimtab_highest": {on.KEY: 90}, "trimtab_max_hosts": "10%"}
+    code, document, said = on.rolled(world, candidate(100), check=False, trimtab_hosts="h2,h3,h9", **limit)
+    assert (code, document) == (2, {})
+    assert f"2 hosts would differ; the limit is 10%; {on.KEY} would be above 90 on h2, h9" in said
     assert {on.memo(host) for host in world.hosts.values()} == {""}
-    assert states(world) == before
-
-
-def test_a_policy_that_cannot_be_used_is_refused_by_the_preview(
-    world: World, before: dict[str, dict[str, Any]]
-) -> None:
-    code, _, said = on.rolled(world, "[policy.tcp_buffer]\nneer = 1\n", check=False)
-    assert code
-    assert "neer" in said
     assert states(world) == before
 
 
@@ -107,28 +105,17 @@ def test_a_sick_canary_stops_the_rollout_and_is_returned(world: World, before: d
     assert states(world) == before
 
 
-def test_a_host_sick_in_a_later_wave_takes_its_wave_back_and_by_choice_all_of_them(
+def test_a_host_sick_in_the_second_wave_stops_it_and_all_that_were_touched_return(
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
     on.sicken(world.hosts["h5"], '"most":102')
     # Values that the candidate itself has brought about, one of them confirmed: they go, too.
-    done = threading.Event()
-    helper = threading.Thread(target=_stray_under, args=(world, "h4", 102, done))
-    helper.start()
-    code, document, said = on.rolled(
-        world,
-        candidate(102),
-        check=False,
-        trimtab_preview=False,
-        trimtab_return="all",
-        trimtab_soak=10,
-        trimtab_checks=1,
-    )
-    done.set()
-    helper.join()
+    more: dict[str, Any] = {"trimtab_preview": False, "trimtab_return": "all", "trimtab_soak": 10}
+    with under(world.hosts["h4"], 102, _stray):
+        code, document, said = on.rolled(world, candidate(102), check=False, **more)
     on.heal(world.hosts["h5"])
     assert code
-    touched = {"h1", "h2", "h3", "h4", "h5", "h6", "h7"}
+    touched = {"h1", *SECOND}
     assert on.outcomes(document) == {name: "returned" if name in touched else "untouched" for name in world.hosts}
     assert "h5" in document["stopped"]
     history = [json.loads(line) for line in world.hosts["h4"].run(on.HISTORY).splitlines()]
@@ -136,76 +123,10 @@ def test_a_host_sick_in_a_later_wave_takes_its_wave_back_and_by_choice_all_of_th
     assert states(world) == before
 
 
-def _stray_under(world: World, name: str, most: int, done: threading.Event) -> None:
-    """As soon as a host has this policy: give it a reason for a step, and confirm it."""
-    host = world.hosts[name]
-    while not done.wait(0.2):
-        path = host.path("/run/trimtab/config.json")
-        if path.exists() and f'"most":{most}' in path.read_text():
-            on.strays(host)
-            on.confirm(host)
-            return
-
-
-@pytest.mark.parametrize(
-    ("task", "nth", "how"),
-    [("Place the policy", 1, signal.SIGKILL), ("Have it run", 2, signal.SIGKILL), ("Wait", 4, signal.SIGINT)],
-)
-def test_a_rollout_that_was_ended_anywhere_is_run_again_to_the_same_end(
-    world: World, before: dict[str, dict[str, Any]], task: str, nth: int, how: signal.Signals
-) -> None:
-    policy = candidate(200 + nth)
-    on.killed(world, task, nth, policy, how)
-    assert "trying" in {on.memo(host) for host in world.hosts.values()}
-    _, document, _ = on.rolled(world, policy, trimtab_preview=False)
-    assert set(on.outcomes(document).values()) <= {"done", "already"}
-    for name, found in states(world).items():
-        assert found == {**before[name], "policy": policy, "running": {"no_ports": {"most": 200 + nth}}}
-    world.play("rollback.yml")
-    assert states(world) == before
-
-
-def test_a_way_back_that_was_ended_is_gone_to_its_end(world: World, before: dict[str, dict[str, Any]]) -> None:
-    on.rolled(world, candidate(300), trimtab_preview=False, trimtab_waves=["100%"])
-    on.killed(world, "Go back to the former policy", 1, "", play="rollback.yml")
-    world.play("rollback.yml")
-    assert states(world) == before
-    assert world.play("rollback.yml").changed == 0
-
-
-def test_a_version_goes_out_as_a_policy_does_and_back(world: World, before: dict[str, dict[str, Any]]) -> None:
-    archive = world.folder / "trimtab-0.1.0-0123456789ab.tar"
-    shutil.copy(bundle(), archive)
-    other: dict[str, Any] = {"trimtab_bundle": str(archive), "trimtab_preview": False}
-    # The tuner is not in it, so it cannot be used with the policy that is there: the host goes back.
-    code, document, _ = on.rolled(world, FORMER, check=False, trimtab_hosts="h1,h3", **other)
-    assert code
-    assert on.outcomes(document) == {"h1": "returned", "h3": "untouched"}
-    assert states(world) == before
-    policy = "[policy.tcp_buffer]\nnear = 0.5\n"
-    _, document, _ = on.rolled(world, policy, trimtab_hosts="h3,h4", **other)
-    assert on.outcomes(document) == {"h3": "done", "h4": "done"}
-    found = on.state(world.hosts["h3"])
-    assert found["release"].endswith("-0123456789ab")
-    assert (found["policy"], found["values"]) == (policy, before["h3"]["values"])
-    assert world.hosts["h3"].run("ls /var/tmp/trimtab-* 2>/dev/null || :") == ""
-    world.play("rollback.yml", "--limit", "h3,h4")
-    assert states(world) == before
-
-
-def test_a_rollback_of_values_puts_back_what_was_before_trimtab(world: World) -> None:
-    values = {name: host.sysctls() for name, host in world.hosts.items()}
-    world.play("rollback.yml", "--limit", "h9", trimtab_back="values")
-    assert on.value(world.hosts["h9"]) == 60
-    world.play("release.yml", "--limit", "h9", trimtab_key=on.KEY)
-    changed = {name for name, host in world.hosts.items() if host.sysctls() != values[name]}
-    assert changed == {"h9"}
-
-
 def test_recordings_come_home_anonymous_with_a_page_that_draws_them(world: World) -> None:
     folder = world.folder / "collected"
-    # A restart has begun others since.
-    world.hosts[UNRECORDED].run("rm -r /var/lib/trimtab/tapes/*/*")
+    # A restart may have begun others since.
+    world.hosts[UNRECORDED].run("rm -rf /var/lib/trimtab/tapes/*/*")
     said = world.play("collect.yml", "--limit", f"h1,h2,{UNRECORDED}", trimtab_folder=str(folder)).said
     assert f"{UNRECORDED}: no recordings of these hours" in said
     assert sorted(path.name for path in folder.iterdir()) == ["fleet.html", "h1.tape", "h2.tape"]
@@ -216,28 +137,47 @@ def test_recordings_come_home_anonymous_with_a_page_that_draws_them(world: World
 def test_a_host_that_goes_away_in_the_middle_is_named_and_spoils_no_other(
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
-    """The last: it does not come back."""
-    done = threading.Event()
-    helper = threading.Thread(target=_die_under, args=(world, LOST, 400, done))
-    helper.start()
-    code, document, _ = on.rolled(
-        world, candidate(400), check=False, trimtab_preview=False, trimtab_tolerated=1, trimtab_soak=6
-    )
-    done.set()
-    helper.join()
+    """It does not come back."""
+    with under(world.hosts[LOST], 400, Host.cut):
+        more: dict[str, Any] = {"trimtab_preview": False, "trimtab_tolerated": 1, "trimtab_hosts": ",".join(LAST)}
+        code, document, _ = on.rolled(world, candidate(400), check=False, **more)
     assert code
-    assert on.outcomes(document) == {name: "sick" if name == LOST else "done" for name in world.hosts}
+    assert on.outcomes(document) == {name: "sick" if name == LOST else "done" for name in LAST}
     assert "unreachable" in document["hosts"][LOST]["reason"]
-    world.play("rollback.yml", "--limit", f"!{LOST}")
-    del before[LOST]
-    assert states(world) == before
+    now: dict[str, Any] = {"policy": candidate(400), "running": {"no_ports": {"most": 400}}}
+    wanted = {name: {**found, **(now if name in LAST else {})} for name, found in before.items() if name != LOST}
+    assert states(world) == wanted
 
 
-def _die_under(world: World, name: str, most: int, done: threading.Event) -> None:
-    host = world.hosts[name]
-    while not done.wait(0.1):
+def test_the_end_leaves_every_value_as_it_was_before_trimtab(world: World, bare: dict[str, str]) -> None:
+    standing = {name: host for name, host in world.hosts.items() if not host.ended}
+    assert [name for name, host in standing.items() if host.sysctls() != bare] == sorted(TRIED)
+    world.play("remove.yml", "--limit", f"!{LOST}")
+    assert {name: host.sysctls() for name, host in standing.items()} == dict.fromkeys(standing, bare)
+    assert {host.run("ls -d /opt/trimtab /etc/trimtab /var/lib/trimtab || :") for host in standing.values()} == {""}
+
+
+def _stray(host: Host) -> None:
+    on.strays(host)
+    on.confirm(host)
+
+
+@contextmanager
+def under(host: Host, most: int, act: Callable[[Host], None]) -> Iterator[None]:
+    """As soon as a host has this policy: do that to it."""
+    done = threading.Event()
+
+    def wait() -> None:
         path = host.path("/run/trimtab/config.json")
-        if path.exists() and f'"most":{most}' in path.read_text():
-            time.sleep(0.5)
-            host.die()
-            return
+        while not done.wait(0.1):
+            if path.exists() and f'"most":{most}' in path.read_text():
+                act(host)
+                return
+
+    helper = threading.Thread(target=wait)
+    helper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        helper.join()
