@@ -138,6 +138,7 @@ BUILT_IN_DECIDERS: dict[str, BuiltIn] = {
     "tcp_memory": BuiltIn("deciders.tcp_memory", "tcp"),
     "ports": BuiltIn("deciders.ports", "network"),
     "conntrack": BuiltIn("deciders.conntrack", "network"),
+    "congestion": BuiltIn("deciders.congestion", "tcp"),
 }
 GUARD = "guard"
 """The one that owns no tunable, and whose lane carries verdicts."""

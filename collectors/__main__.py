@@ -63,6 +63,7 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
         from collectors.proc import ProcSource
 
         return ProcSource()
+    from collectors.flows import FlowsSource
     from collectors.listeners import ListenersSource
     from collectors.netlink import NetlinkSource
     from collectors.several import Several
@@ -70,7 +71,12 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
 
     # Beside each other because both look into other namespaces, which collector-proc must not be able to.
     namespaces = NetlinkSource(settings)
-    return Several(namespaces, TrialsSource(run_dir, cookie_here()), ListenersSource(run_dir, namespaces.census))
+    return Several(
+        namespaces,
+        TrialsSource(run_dir, cookie_here()),
+        ListenersSource(run_dir, namespaces.census),
+        FlowsSource(run_dir, namespaces.census),
+    )
 
 
 if __name__ == "__main__":

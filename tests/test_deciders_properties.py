@@ -22,10 +22,12 @@ from bus import roles
 from bus.codec import encode
 from bus.config import Config
 from bus.schema import (
+    Algorithms,
     AnyEvent,
     Attached,
     Counters,
     Drops,
+    Flows,
     FragMemory,
     Listener,
     ListenQueues,
@@ -60,6 +62,7 @@ from trimtab.testing.worlds import (
 )
 from trimtab.testing.worlds_frag import FRAG4, Fragments
 from trimtab.testing.worlds_listen import SOMAXCONN, SYN_BACKLOG, Server
+from trimtab.testing.worlds_path import Destination
 from trimtab.testing.worlds_room import (
     CONNTRACK,
     ORPHANS,
@@ -285,6 +288,26 @@ def datagrams(draw: st.DrawFn) -> Made:
     return Made(("udp_buffer",), [world], (DEFAULT, MOST, *UDP_MEM))
 
 
+@st.composite
+def destinations(draw: st.DrawFn) -> Made:
+    """Connections to two destinations of a namespace, over paths that lose more or less."""
+    worlds = [
+        Destination(
+            draw(waves()) * draw(st.sampled_from((1.0, 10.0))),
+            size=draw(st.sampled_from((4e4, 3e5, 2e6))),
+            bandwidth=(draw(waves()) + 0.2) * draw(st.sampled_from((2e6, 1e8))),
+            rtt_s=draw(st.sampled_from((0.0005, 0.04, 0.2))),
+            loss=draw(waves()) * draw(st.sampled_from((0.0, 0.01, 0.1))),
+            standing=draw(st.sampled_from(("cubic", "bbr"))),
+            bad=draw(st.sampled_from(("", "htcp"))),
+            available=("reno", "bbr", "cubic", "htcp"),
+            prefix=prefix,
+        )
+        for prefix in ("10.1.2.0/24", "2001:db8:1::/48")
+    ]
+    return Made(("congestion",), worlds, ())
+
+
 WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "tcp_buffer": tcp(),
     "neigh_table": neighbours(),
@@ -296,6 +319,7 @@ WORLDS: dict[str, st.SearchStrategy[Made]] = {
     "udp_buffer": datagrams(),
     "ports": local_ports(),
     "conntrack": tracked(),
+    "congestion": destinations(),
 }
 
 each = pytest.mark.parametrize("name", roles.BUILT_IN_DECIDERS)
@@ -563,6 +587,11 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             ListenQueues(t_ns, netns, 1, *([number] * 8), 128, 256),
             *(Listener(t_ns, netns, 1, number + late, 80, 128, 0, number, 42, "made up") for late in range(40)),
             NeighMoves(t_ns, netns, 1, 2, 3, number),
+            Algorithms(t_ns, netns, 1, ("cubic", "bbr"), "cubic"),
+            *(
+                Flows(t_ns + late, netns, 1, 2, f"10.{number % 256}.{late % 256}.0/24", "cubic", *[number + late] * 9)
+                for late in (0, 1, 257, 258)
+            ),
             FragMemory(t_ns, netns, 1, 2, 1 << 20, 1 << 20, number),
             Value(t_ns, RMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),
             Value(t_ns, WMEM, netns, 1, 1 << 18, 1 << 18, 1 << 16, 1 << 28, False),

@@ -9,6 +9,7 @@ receive_path bursts of 500 packets to a slow processor, with a backlog of 64
 ip_frag      made: fragments that need 12 MiB, and later some that fail with room left
 ports        made: ports and buckets that lack, and a way back that begins after a minute
 conntrack    made: connections that come in a burst, and a way back that begins after 30 s
+congestion   made: a destination with losses, one where bbr is of no use, and one with short connections
 topics-N     made: an event of each topic that there was when it was made
 """
 
