@@ -10,7 +10,10 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -191,6 +194,27 @@ def sicken(host: Host, sign: str) -> None:
 
 def heal(host: Host) -> None:
     host.run("kill -9 $(cat /tmp/sickness.pid)")
+
+
+@contextmanager
+def under(host: Host, sign: str, act: Callable[[Host], None]) -> Iterator[None]:
+    """As soon as a host has this in the configuration in use: do that to it."""
+    done = threading.Event()
+
+    def wait() -> None:
+        path = host.path("/run/trimtab/config.json")
+        while not done.wait(0.1):
+            if path.exists() and sign in path.read_text():
+                act(host)
+                return
+
+    helper = threading.Thread(target=wait)
+    helper.start()
+    try:
+        yield
+    finally:
+        done.set()
+        helper.join()
 
 
 def state(host: Host) -> dict[str, Any]:

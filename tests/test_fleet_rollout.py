@@ -7,9 +7,7 @@ stopped, every one of them is as it was, and after the removal as it was before 
 from __future__ import annotations
 
 import json
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -111,7 +109,7 @@ def test_a_host_sick_in_the_second_wave_stops_it_and_all_that_were_touched_retur
     on.sicken(world.hosts["h5"], '"most":102')
     # Values that the candidate itself has brought about, one of them confirmed: they go, too.
     more: dict[str, Any] = {"trimtab_preview": False, "trimtab_return": "all", "trimtab_soak": 10}
-    with under(world.hosts["h4"], 102, _stray):
+    with on.under(world.hosts["h4"], '"most":102', _stray):
         code, document, said = on.rolled(world, candidate(102), check=False, **more)
     on.heal(world.hosts["h5"])
     assert code
@@ -138,7 +136,7 @@ def test_a_host_that_goes_away_in_the_middle_is_named_and_spoils_no_other(
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
     """It does not come back."""
-    with under(world.hosts[LOST], 400, Host.cut):
+    with on.under(world.hosts[LOST], '"most":400', Host.cut):
         more: dict[str, Any] = {"trimtab_preview": False, "trimtab_tolerated": 1, "trimtab_hosts": ",".join(LAST)}
         code, document, _ = on.rolled(world, candidate(400), check=False, **more)
     assert code
@@ -160,24 +158,3 @@ def test_the_end_leaves_every_value_as_it_was_before_trimtab(world: World, bare:
 def _stray(host: Host) -> None:
     on.strays(host)
     on.confirm(host)
-
-
-@contextmanager
-def under(host: Host, most: int, act: Callable[[Host], None]) -> Iterator[None]:
-    """As soon as a host has this policy: do that to it."""
-    done = threading.Event()
-
-    def wait() -> None:
-        path = host.path("/run/trimtab/config.json")
-        while not done.wait(0.1):
-            if path.exists() and f'"most":{most}' in path.read_text():
-                act(host)
-                return
-
-    helper = threading.Thread(target=wait)
-    helper.start()
-    try:
-        yield
-    finally:
-        done.set()
-        helper.join()
