@@ -73,7 +73,7 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
     namespaces = NetlinkSource(settings)
     return Several(
         namespaces,
-        TrialsSource(run_dir, cookie_here()),
+        TrialsSource(run_dir, cookie_here(), namespaces.census),
         ListenersSource(run_dir, namespaces.census),
         FlowsSource(run_dir, namespaces.census),
     )

@@ -24,11 +24,14 @@ from bus.netns import NamespaceGoneError
 from bus.schema import AnyEvent, Counters, Outcome, Trial
 from collectors import counters
 from collectors.counters import File
+from collectors.namespaces import Census
 from collectors.source import Status
 
 SECOND_NS = 1_000_000_000
 LINGER_NS = 180 * SECOND_NS
 RETRY_NS = 10 * SECOND_NS
+SEARCH_NS = SECOND_NS // 2
+"""A search that found nothing has entered every namespace there is: so soon there is no other."""
 PLACES_MAX = 256
 """Namespaces read at once; those heard of later wait for one to end."""
 PUBLISHER = "actuator"
@@ -46,6 +49,8 @@ class Place(Struct):
     until_ns: int
     handle: str = ""
     retry_ns: int = 0
+    missed: bool = False
+    """It was not where the census says."""
     trouble: str = ""
     files: tuple[File, ...] = FILES
 
@@ -55,8 +60,11 @@ class TrialsSource:
 
     ready = True
 
-    def __init__(self, run_dir: Path, own: int) -> None:
-        """own: the collector's own namespace, whose counters collector-proc reads always."""
+    def __init__(self, run_dir: Path, own: int, census: Census | None = None) -> None:
+        """own: the collector's own namespace, whose counters collector-proc reads always. census: who knows the others,
+        so that hardly any needs to be searched for."""
+        self._census = census
+        self._search_ns = 0
         self._subscriber = Subscriber(roles.events_path(run_dir, PUBLISHER), PUBLISHER)
         self._own = own
         self._places: dict[int, Place] = {}
@@ -126,11 +134,22 @@ class TrialsSource:
         """Whether there is a handle for it."""
         if place.handle or t_ns < place.retry_ns:
             return bool(place.handle)
+        known = dict(self._census.places()) if self._census else {}
+        if place.cookie in known and not place.missed:
+            place.handle = known[place.cookie].path
+        elif t_ns >= self._search_ns:
+            self._search(place, t_ns)
+        return bool(place.handle)
+
+    def _search(self, place: Place, t_ns: int) -> None:
         try:
             place.handle = netns.find(place.cookie, place.inode).handle
         except OSError as error:
+            if isinstance(error, NamespaceGoneError):
+                # It never comes back; but where nobody shows it for a moment, the actuator speaks of it again.
+                place.until_ns = min(place.until_ns, t_ns + RETRY_NS // 2)
+                self._search_ns = t_ns + SEARCH_NS
             self._failed(place, error, t_ns)
-        return bool(place.handle)
 
     def _take(self, place: Place, result: tuple[int, list[bytes]] | OSError, t_ns: int) -> list[Counters]:
         if isinstance(result, OSError):
@@ -139,7 +158,7 @@ class TrialsSource:
             return []
         cookie, texts = result
         if cookie != place.cookie:
-            place.handle = ""
+            place.handle, place.missed = "", True
             return []
         try:
             events = [
@@ -148,11 +167,11 @@ class TrialsSource:
         except ValueError as error:
             place.trouble = str(error)
             return []
-        place.trouble = ""
+        place.trouble, place.missed = "", False
         return events
 
     def _failed(self, place: Place, error: OSError, t_ns: int) -> None:
-        place.handle, place.retry_ns = "", t_ns + RETRY_NS if t_ns else 0
+        place.handle, place.retry_ns, place.missed = "", t_ns + RETRY_NS if t_ns else 0, True
         # One that has gone is not missed.
         place.trouble = "" if isinstance(error, NamespaceGoneError) else error.strerror or str(error)
 

@@ -14,6 +14,7 @@ from bus.link import Publisher
 from bus.netns import cookie_here
 from bus.schema import AnyEvent, Counters, Outcome, Trial
 from collectors import trials
+from collectors.namespaces import Census
 from collectors.several import Several
 from collectors.source import Status
 from collectors.trials import LINGER_NS, PLACES_MAX, RETRY_NS, SECOND_NS, TrialsSource
@@ -150,6 +151,47 @@ def test_one_that_is_not_there_is_looked_for_now_and_then(actuator: Publisher, s
         time.sleep(0.02)
     assert source._places[GONE].retry_ns == 1 + RETRY_NS
     assert source.status().missing == []
+
+
+@pytest.mark.system
+def test_those_that_have_gone_are_searched_for_one_at_a_time_and_soon_let_go_of(
+    lab: Lab, source: TrialsSource, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, searched = lab.netns(), []
+    real = trials.netns.find
+    monkeypatch.setattr(trials.netns, "find", lambda cookie, inode: searched.append(cookie) or real(cookie, inode))
+    for cookie in (a.cookie, *range(GONE, GONE + 3)):
+        source._wanted(trial(cookie, a.inode if cookie == a.cookie else 0), 1)
+    counts = []
+    for second in range(1, 16):
+        source.collect(second * SECOND_NS, frozenset())
+        counts.append(len(searched))
+    assert counts[:3] == [2, 3, 4]
+    assert counts[-1] == 4
+    assert source._places.keys() == {a.cookie}
+
+
+@pytest.mark.system
+def test_one_that_the_census_knows_is_not_searched_for_unless_it_is_not_there(
+    lab: Lab, tmp_path: Path, actuator: Publisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    a, census, searched = lab.netns(), Census(), []
+    census.scan(1)
+    while not dict(census.places()).get(a.cookie):
+        census.visit(1)
+    real = trials.netns.find
+    monkeypatch.setattr(trials.netns, "find", lambda cookie, inode: searched.append(cookie) or real(cookie, inode))
+    source = TrialsSource(tmp_path, cookie_here(), census)
+    try:
+        source._wanted(trial(a.cookie), 1)
+        assert kinds(source.collect(1, frozenset())) == both(a)
+        assert searched == []
+        source._places[a.cookie].handle = "/proc/self/ns/net"
+        assert source.collect(SECOND_NS * 2, frozenset()) == []
+        assert kinds(source.collect(SECOND_NS * 3, frozenset())) == both(a)
+        assert searched == [a.cookie]
+    finally:
+        source.close()
 
 
 def test_what_cannot_be_entered_or_understood_is_said(monkeypatch: pytest.MonkeyPatch, source: TrialsSource) -> None:
