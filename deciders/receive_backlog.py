@@ -24,6 +24,8 @@ FLOOR_CEILING = 4096
 """So much is always allowed: 8 MiB for each CPU."""
 JUDGE_NS = SECOND_NS
 """A growth is given so long to show whether it helps."""
+PROBE_NS = SECOND_NS // 10
+"""As often the probe tells of a place, while packets are dropped there."""
 PLACES_MAX = 1024
 FLOW_LIMIT_SHARE = 0.5
 
@@ -44,6 +46,10 @@ class Backlog:
     dropped: int = 0
     """Packets dropped since since_ns."""
     since_ns: int = 0
+    active_ns: int = 0
+    """Of that time, so much in which some were: bursts are compared with bursts, however much quiet is between them."""
+    dropped_ns: int = 0
+    """When the last one was."""
     quiet_ns: int = 0
     """Since when none was."""
     flow_limited: bool = False
@@ -65,7 +71,7 @@ def on_drops(policy: Policy, backlog: Backlog, event: Drops) -> None:
     # From 1 again where the probe forgot it. The first that is heard of may be the sum of days.
     more = event.dropped - before if before and event.dropped >= before else 1
     backlog.told += more
-    _count(policy, backlog, more, event.t_ns)
+    _count(policy, backlog, more, event.t_ns, PROBE_NS)
 
 
 def on_counters(policy: Policy, backlog: Backlog, event: Counters) -> None:
@@ -78,16 +84,20 @@ def on_counters(policy: Policy, backlog: Backlog, event: Counters) -> None:
         return
     if more > 0:
         backlog.flow_limited = limited > FLOW_LIMIT_SHARE * more
-    _count(policy, backlog, max(0, more - told), event.t_ns)
+    _count(policy, backlog, max(0, more - told), event.t_ns, SECOND_NS)
 
 
-def _count(policy: Policy, backlog: Backlog, more: int, t_ns: int) -> None:
+def _count(policy: Policy, backlog: Backlog, more: int, t_ns: int, span_ns: int) -> None:
+    """span_ns: these were dropped within so long before t_ns."""
     backlog.quiet_ns = t_ns if more or not backlog.quiet_ns else backlog.quiet_ns
     if backlog.since_ns < backlog.climb.grown_ns:
-        backlog.dropped, backlog.since_ns = 0, backlog.climb.grown_ns
+        backlog.dropped, backlog.since_ns, backlog.active_ns = 0, backlog.climb.grown_ns, 0
     if t_ns - backlog.since_ns > policy.window_s * SECOND_NS:
-        backlog.dropped, backlog.since_ns = 0, t_ns
-    backlog.dropped += more
+        backlog.dropped, backlog.since_ns, backlog.active_ns = 0, t_ns, 0
+    if more:
+        backlog.dropped += more
+        backlog.active_ns += min(span_ns, max(0, t_ns - max(backlog.dropped_ns, backlog.climb.grown_ns)))
+        backlog.dropped_ns = max(backlog.dropped_ns, t_ns)
 
 
 def want(policy: Policy, backlog: Backlog, t_ns: int) -> tuple[int, str]:
@@ -100,7 +110,10 @@ def want(policy: Policy, backlog: Backlog, t_ns: int) -> tuple[int, str]:
         return down, climb.why
     if backlog.dropped < policy.dropped or backlog.flow_limited:
         return 0, ""
-    rate = backlog.dropped / max(1.0, (t_ns - backlog.since_ns) / SECOND_NS)
+    rate = backlog.dropped * SECOND_NS / max(SECOND_NS, backlog.active_ns)
+    if not climb.judged:
+        # What it is compared with may be the first few of many: the first growth does not wait for the others.
+        climb.rate = max(climb.rate, rate)
     judge(climb, rate, t_ns, policy.backlog_helps)
     if climb.useless >= policy.backlog_patience:
         why = (

@@ -66,6 +66,19 @@ def test_bursts_of_up_to_sixteen_times_the_backlog_fit_in_within_ten_seconds_and
 
 
 @either
+@pytest.mark.parametrize("quiet_s", [0.0, 9.5])
+def test_bursts_far_larger_than_the_backlog_fit_in_soon_however_long_it_was_quiet_before(
+    probe: bool, quiet_s: float
+) -> None:
+    """Seen: what was dropped after nine quiet seconds was taken for a tenth of it each second, so that no growth seemed
+    to help."""
+    world = ReceivePath(step(quiet_s, 1600), per_s=1e6, limits=(64, 300, 8000), probe=probe)
+    ran = loop(world).run(quiet_s + 12)
+    assert values(ran, BACKLOG) == [64, 128, 256, 512, 1024, 2048]
+    assert world.lately == 0
+
+
+@either
 def test_a_processor_that_cannot_keep_up_gets_no_longer_queue(probe: bool) -> None:
     world = ReceivePath(constant(50_000), per_s=100_000, probe=probe)
     ran = loop(world).run(120)
