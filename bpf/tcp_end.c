@@ -16,8 +16,9 @@
 #define TCP_END_RCVBUF_LOCK 2
 
 struct tcp_end_record {
-    u64 t_ns, netns, netns_ino, family, sport, dport, rcvbuf, sndbuf, copied_per_rtt, cwnd, mss, received, acked, ended;
-    u8 rcvbuf_locked, sndbuf_locked, unused[6];
+    u64 t_ns, netns, netns_ino, family, sport, dport, rcvbuf, sndbuf, copied_per_rtt, cwnd, mss, received, acked, ended,
+        rcvbuf_initial, rcvbuf_limit, sndbuf_initial, sndbuf_limit;
+    u8 rcvbuf_locked, sndbuf_locked, moderated, unused[5];
 };
 
 struct tcp_end_key {
@@ -66,6 +67,11 @@ int tcp_end_raw(struct bpf_raw_tracepoint_args *ctx)
     record->acked = acked;
     record->ended = count->ended;
     count->ended = 0;
+    record->rcvbuf_initial = PEEK(u32, net, NET_TCP_RMEM_FIRST);
+    record->rcvbuf_limit = PEEK(u32, net, NET_TCP_RMEM_MAX);
+    record->sndbuf_initial = PEEK(u32, net, NET_TCP_WMEM_FIRST);
+    record->sndbuf_limit = PEEK(u32, net, NET_TCP_WMEM_MAX);
+    record->moderated = OFF_NET_MODERATE < 0 || PEEK(u8, net, NET_MODERATE);
     record->rcvbuf_locked = !!(locks & TCP_END_RCVBUF_LOCK);
     record->sndbuf_locked = !!(locks & TCP_END_SNDBUF_LOCK);
     bpf_ringbuf_submit(record, 0);

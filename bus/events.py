@@ -141,9 +141,18 @@ class TcpEnd(Event, frozen=True):
     acked_bytes: Count
     ended: Count
     """Connections of this service that have ended since one was last told of, this one included."""
+    rcvbuf_initial_bytes: Count
+    """tcp_rmem[1] of its namespace at that moment, ..."""
+    rcvbuf_limit_bytes: Count
+    """... and tcp_rmem[2]."""
+    sndbuf_initial_bytes: Count
+    """The same of tcp_wmem."""
+    sndbuf_limit_bytes: Count
     rcvbuf_locked: bool
     """Its program set SO_RCVBUF."""
     sndbuf_locked: bool
+    moderated: bool
+    """The kernel sizes receive buffers by itself there (tcp_moderate_rcvbuf)."""
 
 
 class NeighEntries(Event, frozen=True):

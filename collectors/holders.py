@@ -1,12 +1,18 @@
-"""Whose the UDP sockets are of which drops are told: BPF sees the socket, and not the program, which reads later."""
+"""Whose the sockets are of which BPF tells: it sees the socket, and not the program, which reads later.
+
+UDP sockets that drop go by their port; TCP sockets whose program has set the size of a buffer by their cookie, as those
+of one service share its port.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 from bus import netns
 from bus.netns import HOST, Handle
-from bus.schema import Owner, UdpDrop
+from bus.schema import Owner, TcpRcvBuf, TcpSndBuf, UdpDrop
 from collectors import owners, sockdiag
 
 SECOND_NS = 1_000_000_000
@@ -19,17 +25,30 @@ PAUSE_NS = SECOND_NS
 SOCKETS_MAX = 256
 
 
+class Key(NamedTuple):
+    """A socket."""
+
+    netns: int
+    protocol: int
+    port: int
+    cookie: int
+    """0: UDP's, which goes by its port."""
+
+
 class Holders:
     """Sockets to find the programs of."""
 
     def __init__(self) -> None:
-        self._told: dict[tuple[int, int], int] = {}
-        """Namespace and port -> when it was last looked for; 0: it is to be."""
+        self._told: dict[Key, int] = {}
+        """When it was last looked for; 0: it is to be."""
         self._next_ns = 0
 
-    def wanted(self, event: UdpDrop, t_ns: int) -> None:
-        """A socket has dropped something."""
-        key = (event.netns, event.port)
+    def wanted(self, event: UdpDrop | TcpRcvBuf | TcpSndBuf, t_ns: int) -> None:
+        """A socket has dropped something, or has a buffer of its program's choice."""
+        if isinstance(event, UdpDrop):
+            key = Key(event.netns, socket.IPPROTO_UDP, event.port, 0)
+        else:
+            key = Key(event.netns, socket.IPPROTO_TCP, event.sport, event.socket)
         if t_ns - self._told.get(key, -AGAIN_NS) >= AGAIN_NS:
             self._told.pop(key, None)
             self._told[key] = 0
@@ -42,28 +61,34 @@ class Holders:
         if not wanted or t_ns < self._next_ns:
             return []
         self._next_ns = t_ns + PAUSE_NS
-        # One namespace at a time: a search may go through all processes.
-        cookie = wanted[0][0]
-        ports = [port for other, port in wanted if other == cookie]
-        handle = handles.get(cookie)
-        found = _owners(cookie, handle, ports, t_ns) if handle else []
-        there = {owner.port for owner in found}
-        for port in ports:
-            self._told[cookie, port] = t_ns if port in there else t_ns - AGAIN_NS + RETRY_NS
-        return found
+        # One namespace and protocol at a time: a search may go through all processes.
+        place = wanted[0][:2]
+        keys = [key for key in wanted if key[:2] == place]
+        handle = handles.get(place[0])
+        found = _owners(handle, keys, t_ns) if handle else {}
+        for key in keys:
+            self._told[key] = t_ns if key in found else t_ns - AGAIN_NS + RETRY_NS
+        return list(found.values())
 
 
-def _owners(cookie: int, handle: Handle, ports: Iterable[int], t_ns: int) -> list[Owner]:
+def _owners(handle: Handle, keys: Sequence[Key], t_ns: int) -> dict[Key, Owner]:
+    """All of one namespace and protocol."""
+    look: dict[int, Callable[[], dict[int, int]]] = {
+        socket.IPPROTO_UDP: sockdiag.bound_here,
+        socket.IPPROTO_TCP: sockdiag.connected_here,
+    }
+    sockets = {key.cookie or key.port: key for key in keys}
+    do = look[keys[0].protocol]
     try:
-        home = handle.name == HOST
-        bound = sockdiag.bound_here() if home else netns.inside(handle.path, sockdiag.bound_here)
+        there = do() if handle.name == HOST else netns.inside(handle.path, do)
     except OSError:
         # Gone, or not to be entered, of which the source's status tells.
-        return []
-    inodes = {port: bound[port] for port in ports if bound.get(port)}
-    found = owners.find(handle.inode, set(inodes.values()))
-    return [
-        Owner(t_ns, cookie, port, found[inode].pid, found[inode].program)
-        for port, inode in inodes.items()
-        if inode in found
-    ]
+        return {}
+    inodes = {there[name]: key for name, key in sockets.items() if there.get(name)}
+    return {
+        inodes[inode]: _owner(inodes[inode], found, t_ns) for inode, found in owners.find(handle.inode, inodes).items()
+    }
+
+
+def _owner(key: Key, found: owners.Owner, t_ns: int) -> Owner:
+    return Owner(t_ns, key.netns, key.port, found.pid, found.program, key.protocol, key.cookie)

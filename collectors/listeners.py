@@ -19,7 +19,7 @@ from msgspec import Struct
 from bus import roles
 from bus.link import Subscriber
 from bus.netns import Handle, NamespaceGoneError
-from bus.schema import AnyEvent, Drops, Listener, ListenQueues, UdpDrop
+from bus.schema import AnyEvent, Drops, Listener, ListenQueues, TcpRcvBuf, TcpSndBuf, UdpDrop
 from collectors import owners, queues
 from collectors.holders import Holders
 from collectors.namespaces import Census
@@ -106,7 +106,7 @@ class ListenersSource:
         found: set[int] = set()
         while events := self._subscriber.receive():
             for event in events:
-                if type(event) is UdpDrop:
+                if type(event) is UdpDrop or (isinstance(event, TcpRcvBuf | TcpSndBuf) and event.locked):
                     self._holders.wanted(event, t_ns)
                 elif type(event) is Drops and event.reason == REASON:
                     place = self._places.get(event.netns)

@@ -100,6 +100,18 @@ def bound_here() -> dict[int, int]:
     return found
 
 
+def connected_here() -> dict[int, int]:
+    """Cookie -> inode of the TCP connections in the calling thread's namespace."""
+    found: dict[int, int] = {}
+    with open_socket() as sock:
+        for family in (socket.AF_INET, socket.AF_INET6):
+            request = _request.pack(family, socket.IPPROTO_TCP, 0, 0, CONNECTED)
+            for body in rtnl.dump(sock, SOCK_DIAG_BY_FAMILY, request):
+                rest = _rest.unpack_from(body, COOKIE_AT)
+                found[rest[0]] = rest[5]
+    return found
+
+
 def _listening(body: bytes) -> Listening:
     family, _ = _message.unpack_from(body)
     port, _ = _ports.unpack_from(body, PORTS_AT)

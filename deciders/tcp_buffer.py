@@ -1,10 +1,11 @@
-"""tcp_rmem[2] and tcp_wmem[2] of each network namespace: grow while that makes a flow faster, and no further.
+"""tcp_rmem and tcp_wmem of each network namespace: [2] grows while that makes a flow faster, and no further.
 
 A flow that fills its receive window, or that its send buffer holds back (in the kernel's own word), and whose buffer is
 near the limit gets half as much again; deciders.tcp_growth has the rules of what happens then. A limit that nothing has
 needed for long comes down by the same steps, never below the original; so does one when TCP runs out of memory
-(deciders.tcp_scarce). Sockets whose size the application has set (SO_RCVBUF, SO_SNDBUF) do not depend on the limit and
-are no evidence.
+(deciders.tcp_scarce), or where it only holds a queue (deciders.tcp_queue). Sockets whose size the application has set
+(SO_RCVBUF, SO_SNDBUF) do not depend on the limit: they are no evidence for it, but may be worth advice
+(deciders.tcp_locked). [1] is learnt from what connections used (deciders.tcp_initial).
 """
 
 from __future__ import annotations
@@ -14,39 +15,31 @@ from typing import Any
 
 from msgspec import Struct, field
 
-from bus.schema import Counters, Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders.flow import SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, Flow, add
+from bus.schema import Counters, Netns, Outcome, Owner, Probe, TcpEnd, TcpRcvBuf, TcpSndBuf, Value, Wish
+from deciders import tcp_initial, tcp_locked
+from deciders.flow import SAMPLES_MIN, SPAN_MIN_NS, UNKNOWN, add
 from deciders.limit import answered, bounds, may
+from deciders.tcp_felt import READS, fills, held_back
 from deciders.tcp_growth import come_down, go_back, weigh
+from deciders.tcp_initial import Starts
 from deciders.tcp_limit import Policy, Sample, learn_limit
+from deciders.tcp_locked import Locked
 from deciders.tcp_queue import SPARE, watch
 from deciders.tcp_scarce import TCP_MEM, Scarcity, bound, give_way, read, scarce
 from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "tcp_buffer"
-TOPICS = (TcpRcvBuf, TcpSndBuf, Counters, Value, Outcome, Netns, Probe)
+TOPICS = (TcpRcvBuf, TcpSndBuf, TcpEnd, Owner, Counters, Value, Outcome, Netns, Probe)
 
+MODERATE = "net.ipv4.tcp_moderate_rcvbuf"
+FIXED_MAX = 256
 DEAF_NS = 60_000_000_000
 """A probe unheard of for longer says nothing of what was needed in between."""
-SLOW_START = 6
-"""A flow that has received less than so many times what came in its last round trip is in slow start; ..."""
-ACCELERATES = 1.25
-"""... while that has grown by this factor since the last sample (it doubles each round trip)."""
-QUEUED = 1.25
 WSCALE_FULL = 0.9
 """A window at this share of 65535 << wscale is as large as it gets (RFC 7323, section 2.2)."""
 WSCALE_MAX = 14
-READS = 0.5
-"""A window below this share of the clamp: the application is slow to read, and more room would hold more unread."""
-SNDBUF_LIMITED = 3
-"""TCP_CHRONO_SNDBUF_LIMITED, include/linux/tcp.h."""
-FULL = 0.6
-ON_ITS_WAY = 0.6
-"""Of the memory charged to the buffer; the rest is overhead, or data that waits to be paced out."""
-FREE = 0.85
-"""Below this share of the congestion window, or of the peer's, that is not what limits."""
 
 
 class State(Struct):
@@ -56,6 +49,11 @@ class State(Struct):
     receive: Side
     send: Side
     scarcity: Scarcity = field(default_factory=Scarcity)
+    starts: Starts = {}
+    locked: Locked = field(default_factory=Locked)
+    fixed: dict[int, int] = {}
+    """Namespaces whose receive buffers the kernel does not size (tcp_moderate_rcvbuf is 0) -> when that was last so."""
+    t_ns: int = 0
 
 
 def start(policy: Policy) -> State:
@@ -69,8 +67,26 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
     return state, _HANDLERS[type(event)](state, event)
 
 
+def advice(state: State) -> list[str]:
+    """What no tunable can cure, or none of ours: sizes that programs and administrators have set."""
+    fastest: dict[int, float] = {}
+    for side in (state.receive, state.send) if state.locked.held else ():
+        for (netns, _), flow in side.flows.items():
+            fastest[netns] = max(flow.best_rate, fastest.get(netns, 0.0))
+    return [*tcp_locked.advice(state.locked, fastest, state.t_ns), *map(_fixed, state.fixed)]
+
+
+def _fixed(netns: int) -> str:
+    return (
+        f"netns {netns}: {MODERATE} is 0, so receive buffers stay as they begin (tcp_rmem[1]), whatever tcp_rmem[2] is:"
+        " set it to 1, unless that is meant"
+    )
+
+
 def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     if event.locked:
+        state.t_ns = event.t_ns
+        tcp_locked.receives(state.locked, event)
         return ()
     side, policy = state.receive, state.policy
     t_ns, total, rtt_us = event.t_ns, event.received_bytes, event.rcv_rtt_us or event.srtt_us
@@ -91,7 +107,7 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     # A receiver's smoothed round trip is that of its handshake, unless it sends, too.
     add(flow, t_ns, total, rtt_us, event.srtt_us, largest if reads else 0)
     near = reads and buffer >= policy.near * event.limit_bytes
-    limiting = _fills(policy, flow, event, largest) and near
+    limiting = fills(policy, flow, event, largest) and near
     needed = limiting or flow.used * buffer >= SPARE * policy.window_used / policy.factor * knob.value
     queues = near and knob.value > knob.original > 0 and watch(knob, flow, t_ns, needed)
     if not (knob.attempt or knob.back or ((limiting or queues) and may(knob, t_ns))):
@@ -101,25 +117,10 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     return weigh(policy, knob, Sample(event, flow, buffer, event.copied_per_rtt_bytes, limiting, scale_bytes))
 
 
-def _fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
-    """Whether the flow fills the largest window that the limit allows, or is about to.
-
-    Early matters: the kernel enlarges a receive buffer only when more is copied in a round trip than ever before
-    (tcp_rcv_space_adjust), so a flow that has stayed at its limit for long seldom takes what a raised limit allows.
-    """
-    record, before = event.copied_per_rtt_bytes, flow.record
-    flow.record = record
-    starting = event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0
-    # A queue: the path is full already, and the next round trip brings no more.
-    if starting and not 0 < QUEUED * event.srtt_us < event.rcv_rtt_us:
-        return record * min(2.0, record / before) >= policy.window_used * largest
-    if flow.samples >= SAMPLES_MIN:
-        return flow.used >= policy.window_used
-    return flow.last_used >= policy.window_used and record >= policy.window_used * largest
-
-
 def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     if event.locked:
+        state.t_ns = event.t_ns
+        tcp_locked.sends(state.locked, event)
         return ()
     side, policy = state.send, state.policy
     t_ns, total, rtt_us = event.t_ns, event.acked_bytes, event.srtt_us
@@ -132,7 +133,7 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
         return ()
     # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
     repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
-    add(flow, t_ns, total, rtt_us, event.min_rtt_us, _held_back(event) or (UNKNOWN if repairs else 0))
+    add(flow, t_ns, total, rtt_us, event.min_rtt_us, held_back(event) or (UNKNOWN if repairs else 0))
     buffer = event.sndbuf_bytes
     near = buffer >= policy.near * event.limit_bytes
     limiting = near and flow.samples >= SAMPLES_MIN and flow.used >= policy.send_used
@@ -143,28 +144,11 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 
 
-def _held_back(event: TcpSndBuf) -> float:
-    """How far the send buffer, and neither the network nor the peer, keeps there from being more in flight; 0 to 1.
-
-    The kernel's own word is true but short: between an ACK and the sender's next write it says "busy". So: the buffer
-    is full (a sender is woken at two thirds, sk_stream_is_writeable), and this share of what fills it is on its way.
-    """
-    if event.limited_by == SNDBUF_LIMITED:
-        return 1.0
-    in_flight = event.in_flight_packets * event.mss_bytes
-    if event.queued_bytes < FULL * event.sndbuf_bytes or in_flight < ON_ITS_WAY * event.queued_bytes:
-        return 0.0
-    if event.in_flight_packets >= FREE * event.cwnd_packets or in_flight >= FREE * event.snd_wnd_bytes:
-        return 0.0
-    return min(1.0, in_flight / event.queued_bytes) if event.queued_bytes else 0.0
-
-
 def _on_value(state: State, event: Value) -> Sequence[Wish]:
     side = _side(state, event.tunable)
     if side is None:
-        if event.tunable == TCP_MEM:
-            bound(state.scarcity, event)
-        return ()
+        return _on_other(state, event)
+    tcp_initial.largest(state.starts, event)
     knob = knob_of(side, event)
     bounds(knob, event)
     learn_limit(knob, event.value, event.t_ns)
@@ -177,7 +161,34 @@ def _on_value(state: State, event: Value) -> Sequence[Wish]:
     return come_down(state.policy, knob, event)
 
 
+def _on_other(state: State, event: Value) -> Sequence[Wish]:
+    if event.tunable in tcp_initial.TUNABLES:
+        return tcp_initial.told(state.starts, state.scarcity, state.policy, event)
+    if event.tunable == TCP_MEM:
+        bound(state.scarcity, event)
+    elif event.tunable == MODERATE:
+        _moderated(state, event, bool(event.value))
+    return ()
+
+
+def _on_end(state: State, event: TcpEnd) -> Sequence[Wish]:
+    _moderated(state, event, event.moderated)
+    return tcp_initial.ended(state.starts, state.scarcity, state.policy, event)
+
+
+def _moderated(state: State, event: Value | TcpEnd, moderated: bool) -> None:
+    state.fixed.pop(event.netns, None)
+    if not moderated and len(state.fixed) < FIXED_MAX:
+        state.fixed[event.netns] = event.t_ns
+
+
+def _on_owner(state: State, event: Owner) -> Sequence[Wish]:
+    tcp_locked.owned(state.locked, event)
+    return ()
+
+
 def _on_counters(state: State, event: Counters) -> Sequence[Wish]:
+    state.t_ns = event.t_ns
     read(state.scarcity, event)
     return ()
 
@@ -188,6 +199,7 @@ def _on_outcome(state: State, event: Outcome) -> Sequence[Wish]:
     if knob is not None:
         answered(knob, event)
         learn_limit(knob, event.value, event.t_ns)
+    tcp_initial.answer(state.starts, event)
     return ()
 
 
@@ -204,6 +216,9 @@ def _on_netns(state: State, event: Netns) -> Sequence[Wish]:
     if not event.alive:
         forget(state.receive, event.netns)
         forget(state.send, event.netns)
+        tcp_locked.forget(state.locked, event.netns)
+        state.starts.pop(event.netns, None)
+        state.fixed.pop(event.netns, None)
     return ()
 
 
@@ -217,6 +232,8 @@ def _side(state: State, tunable: str) -> Side | None:
 _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Wish]]] = {
     TcpRcvBuf: _on_receive,
     TcpSndBuf: _on_send,
+    TcpEnd: _on_end,
+    Owner: _on_owner,
     Counters: _on_counters,
     Value: _on_value,
     Outcome: _on_outcome,

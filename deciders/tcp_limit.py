@@ -38,6 +38,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """No limit goes further than so many steps beyond where growth last helped."""
     idle_s: Annotated[float, Meta(ge=1)] = 600.0
     """A limit that nobody needed for so long comes down a step, and another each quarter of it."""
+    initial_less: Annotated[float, Meta(ge=0, le=0.5)] = 0.25
+    """Connections begin with what all but this share of those that ended needed at least, ..."""
+    initial_share: Annotated[float, Meta(ge=0, le=0.5)] = 0.25
+    """... and never with more than this share of the largest size; 0: initial sizes are left alone."""
 
 
 class Attempt(Struct, gc=False):

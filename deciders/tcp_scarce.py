@@ -17,6 +17,8 @@ SECOND_NS = 1_000_000_000
 TCP_MEM = "net.ipv4.tcp_mem[2]"
 FULL = 0.75
 """Of tcp_mem[2], as deciders.tcp_memory counts it near exhaustion."""
+HALF = 0.5
+"""Of tcp_mem[2]: from there on connections are not to begin with more."""
 SPACING_NS = 10 * SECOND_NS
 """Between two steps of one limit: so long it takes until sockets that hold more have been read empty."""
 STALE_NS = 10 * SECOND_NS
@@ -52,6 +54,13 @@ def scarce(scarcity: Scarcity, t_ns: int) -> bool:
     if not scarcity.limit or not 0 <= t_ns - scarcity.read_ns <= STALE_NS:
         return False
     return scarcity.held >= (FULL if scarcity.ceiling else 1.0) * scarcity.limit
+
+
+def pressed(scarcity: Scarcity, t_ns: int) -> bool:
+    """So much is held that nothing is to begin with more; also where that is not known."""
+    if not scarcity.limit or not 0 <= t_ns - scarcity.read_ns <= STALE_NS:
+        return True
+    return scarcity.held >= HALF * scarcity.limit
 
 
 def give_way(policy: Policy, scarcity: Scarcity, knob: Knob, event: Value) -> list[Wish]:

@@ -25,6 +25,7 @@ NAME = "udp_buffer"
 TOPICS = (UdpDrop, Owner, Counters, Netns, Value, Outcome)
 DEFAULT, MOST = "net.core.rmem_default", "net.core.rmem_max"
 BUFFER_FULL, MEMORY_FULL = "SOCKET_RCVBUFF", "PROTO_MEM"
+UDP = 17
 VALID_NS = SECOND_NS
 ADVICE_NS = 3600 * SECOND_NS
 RESTART_NS = 60 * SECOND_NS
@@ -113,6 +114,8 @@ def _on_netns(state: State, event: Netns) -> None:
 
 
 def _on_owner(state: State, event: Owner) -> None:
+    if event.protocol != UDP:
+        return
     state.owners.pop((event.netns, event.port), None)
     state.owners[event.netns, event.port] = (event.program, event.pid)
     if len(state.owners) > KINDS_MAX:
