@@ -292,7 +292,7 @@ def test_a_record_that_is_not_as_its_row_says_does_not_compile(ear: Ear, tree: P
 @pytest.mark.parametrize(
     ("member", "probes"),
     [
-        ("sk_rcvbuf", {"tcp_rcvbuf", "udp_drop"}),
+        ("sk_rcvbuf", {"tcp_rcvbuf", "tcp_end", "udp_drop"}),
         ("PROTO_MEM", {"udp_drop"}),
         ("ns.inum", {probe.name for probe in PROBES}),
         ("gc_thresh3", {"neigh_create"}),
