@@ -55,8 +55,8 @@ def test_a_window_that_is_too_small_is_told_of_with_port_program_and_loss() -> N
     (line,) = told(receiver(10 * SEC, FULL), Owner(11 * SEC, NETNS, 40000, 42, "fetch", 6, 5), receiver(15 * SEC, FULL))
     assert line == (
         "netns 7: TCP port 40000 (fetch, pid 42) to port 5201 has 204800 bytes/s at 40.0 ms with the 8192 bytes of"
-        " receive buffer that its program set (SO_RCVBUF); the 6291456 of tcp_rmem[2] would carry up to 78643200, so 78438400"
-        " bytes/s are lost: leave the size to the kernel"
+        " receive buffer that its program set (SO_RCVBUF); the 6291456 of tcp_rmem[2] would carry up to 78643200, so"
+        " 78438400 bytes/s are lost: leave the size to the kernel"
     )
 
 
