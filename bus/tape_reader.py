@@ -79,11 +79,12 @@ ALL = -1
 
 
 def find(paths: Iterable[Path]) -> list[Path]:
-    """The files of these tapes: a file, or a directory of them at any depth, by name. TapeError: none there."""
+    """The files of these tapes: a file, or a directory of them at any depth, by name. TapeError: none there. OSError:
+    a directory that may not be looked into."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            below = sorted(path.rglob(f"*{SUFFIX}"))
+            below = sorted(_below(path))
             if not below:
                 raise TapeError(f"{path}: no tape ({SUFFIX}) in it")
             found += below
@@ -92,6 +93,16 @@ def find(paths: Iterable[Path]) -> list[Path]:
         else:
             raise TapeError(f"{path}: no such file")
     return found
+
+
+def _below(folder: Path) -> Iterator[Path]:
+    # Path.rglob() passes over what may not be read.
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                yield from _below(Path(entry.path))
+            elif entry.name.endswith(SUFFIX):
+                yield Path(entry.path)
 
 
 def segments(path: Path) -> list[Segment]:

@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -154,6 +155,23 @@ def test_a_journal_that_is_anothers_exits_with_77_and_one_line(state: Path) -> N
         place.chmod(0o755)
     ran = as_nobody("history", "--state-dir", str(state))
     assert (ran.returncode, ran.stdout, ran.stderr.count("\n")) == (77, "", 1)
+
+
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become somebody else")
+def test_who_may_not_look_into_a_directory_is_told_so_and_sees_what_he_may() -> None:
+    with tempfile.TemporaryDirectory(dir="/tmp") as name:
+        place = Path(name)
+        place.chmod(0o755)
+        Journal(place / "state", "a-boot").close()
+        assert (place / "state").stat().st_mode & 0o777 == 0o711
+        tapes = place / "state/tapes"
+        tapes.mkdir(0o711)
+        for verb in (("replay",), ("tape", "info"), ("report", "-o", "/tmp/none.html")):
+            ran = as_nobody(*verb, str(tapes))
+            assert (ran.returncode, ran.stderr) == (77, f"trimtab: {tapes}: Permission denied\n")
+        ran = as_nobody("status", "--run-dir", str(place / "run"), "--state-dir", str(place / "state"))
+        assert (ran.returncode, ran.stdout) == (3, f"trimtab: not running ({place / 'run'})\n")
 
 
 def as_nobody(*arguments: str) -> subprocess.CompletedProcess[str]:

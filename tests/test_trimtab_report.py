@@ -465,6 +465,20 @@ def test_a_torn_tape_is_drawn_and_said_to_be_torn(tapes: Path, tmp_path: Path) -
     assert "segments of its tapes are damaged" in (tmp_path / "out.html").read_text()
 
 
+def test_a_tape_without_an_end_is_told_of_and_no_fault(tapes: Path, tmp_path: Path) -> None:
+    tape = next((tapes / "web-01/tcp_buffer").iterdir())
+    raw = tape.read_bytes()
+    (tmp_path / "unended.tape").write_bytes(raw[: raw.rindex(b"\x95\xa3end")])
+    ran = run("unended.tape", "-o", "out.html", folder=tmp_path)
+    assert ran.returncode == exits.FINE
+    assert "the segment has no end" in ran.stderr
+
+
+def test_a_place_where_no_page_can_be_written_is_named(tapes: Path, tmp_path: Path) -> None:
+    ran = run(str(tapes), "-o", "none/out.html", folder=tmp_path)
+    assert (ran.returncode, ran.stderr) == (exits.ERROR, "trimtab: none/out.html: No such file or directory\n")
+
+
 def test_no_damage_of_a_tape_is_more_than_a_word(tapes: Path, tmp_path: Path) -> None:
     raw = next((tapes / "web-01/guard").iterdir()).read_bytes()
     chance = random.Random(7)

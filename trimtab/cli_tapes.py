@@ -8,8 +8,8 @@ import click
 
 from trimtab.options import Commands, as_json
 
-TAPE = click.Path(path_type=Path, exists=True)
-FILE = click.Path(path_type=Path, dir_okay=False)
+TAPE = click.Path(path_type=Path, exists=True, readable=False)
+FILE = click.Path(path_type=Path, dir_okay=False, readable=False)
 
 out = click.option(
     "-o", "--output", type=FILE, required=True, metavar="FILE", help="Where to write it; must not exist."

@@ -12,7 +12,8 @@ import click
 
 F = TypeVar("F", bound=Callable[..., Any])
 MODES = ("observe", "advise", "enforce")
-FOLDER = click.Path(path_type=Path, file_okay=False)
+FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
+"""Whether it can be read is told by whoever reads it, with the exit code for what is not permitted."""
 
 
 class Commands(click.Group):

@@ -15,6 +15,7 @@ from typing import Any
 
 from bus import tape_reader
 from bus.tape import TapeError
+from bus.tape_reader import Unended
 from trimtab import exits
 
 HERE = "trimtab.report_page"
@@ -40,7 +41,7 @@ def write(tapes: Sequence[Path], output: Path) -> int:
     drawn = page(found.hosts)
     _replace(output, render(drawn, jinja2))
     print(f"{output}: {drawn.headline}")
-    return exits.DEGRADED if found.damage else exits.FINE
+    return exits.FINE if all(isinstance(word, Unended) for word in found.damage) else exits.DEGRADED
 
 
 def render(drawn: Any, jinja2: Any) -> str:
@@ -62,7 +63,11 @@ def _plain(detail: Any) -> dict[str, Any]:
 
 def _replace(output: Path, text: str) -> None:
     """All of the page, or what was there before."""
-    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+    except OSError as error:
+        # Of the file that was asked for.
+        raise OSError(error.errno, error.strerror, str(output)) from None
     try:
         with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)
