@@ -292,6 +292,16 @@ def test_an_empty_table_goes_back_to_its_originals_by_halves_in_good_order() -> 
     assert len(world.quiet(3600).wishes) == asked
 
 
+def test_on_the_way_down_nothing_is_asked_for_that_the_gate_takes_for_no_change() -> None:
+    """The soft limit is held, so that the hard one could come down by one."""
+    world = World(thresholds=[32, 64, 128], held=(2,))
+    world.thresholds[1:] = [3640, 3641]
+    assert key(3) not in [wish.tunable for wish in world.quiet(1300).wishes]
+    world.thresholds[2] = 8000
+    threes = [wish.want for wish in world.quiet(1300).wishes if wish.tunable == key(3)]
+    assert threes == [4000, 3640]
+
+
 def test_a_table_in_use_does_not_shrink() -> None:
     world = World().fill(2000, 1000).quiet(4)
     world.entries = 450
