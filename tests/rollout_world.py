@@ -20,6 +20,7 @@ from typing import Any
 from fleet_world import TREE, FleetError, Host, World, bundle
 
 from actuators import history
+from bus.roles import BUILT_IN_DECIDERS, GUARD
 
 KEY = "net.ipv4.tcp_fin_timeout"
 VALUE = "/proc/sys/net/ipv4/tcp_fin_timeout"
@@ -116,10 +117,12 @@ QUICK: dict[str, Any] = {"trimtab_soak": 3, "trimtab_max_pressure": 2}
 
 
 def prepare(world: World, policy: str, number: int) -> None:
-    """So many hosts, all in enforce with this policy. The first one is installed; the others begin with its files."""
+    """So many hosts, all in enforce with this policy. The first one is installed; the others begin with its files. Of
+    the deciders only the guard and the tuner run: the others would take a third of what a host costs."""
     world.variables = {"trimtab_bundle": str(bundle()), "trimtab_patience": 180}
     (first,) = world.hosts.values()
-    world.play("site.yml", trimtab_mode="enforce")
+    off = {"deciders": dict.fromkeys(BUILT_IN_DECIDERS.keys() - {GUARD}, False)}
+    world.play("site.yml", trimtab_mode="enforce", trimtab_config=off)
     tuner(first)
     first.path(POLICY).write_text(policy)
     # What is confirmed or on trial in it is not another's.
@@ -236,6 +239,21 @@ def state(host: Host) -> dict[str, Any]:
         "standing": [(change.id, change.state, change.new) for change in standing],
         "values": host.sysctls(),
     }
+
+
+def differing(before: dict[str, dict[str, Any]], now: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Host -> what of its state differs, then and now; of values only those that do."""
+    found: dict[str, dict[str, Any]] = {}
+    for name in before.keys() | now.keys():
+        was, is_now = before.get(name, {}), now.get(name, {})
+        for key in was.keys() | is_now.keys():
+            pair = [was.get(key), is_now.get(key)]
+            if key == "values" and None not in pair:
+                one, other = (dict(values.items() - others.items()) for values, others in (pair, pair[::-1]))
+                pair = [one, other]
+            if pair[0] != pair[1]:
+                found.setdefault(name, {})[key] = pair
+    return found
 
 
 def memo(host: Host) -> str:
