@@ -21,6 +21,8 @@ options:
 import json
 import re
 
+from ansible_collections.trimtab.fleet.plugins.plugin_utils.words import by_number, line
+
 COLUMNS = ("host", "state", "mode", "release", "trial", "confirmed", "held", "reason")
 LOST = "unreachable: "
 BARE = re.compile(r"[A-Za-z0-9_-]+")
@@ -62,43 +64,34 @@ def health(seen):
         "facts": facts,
     }
     if seen.get("unreachable"):
-        row.update(state="unreachable", reason=_line(seen.get("msg", "")))
+        row.update(state="unreachable", reason=line(seen.get("msg", "")))
     elif seen.get("failed"):
         # Where the module did not even start, what did is in module_stderr.
-        words = _line(": ".join(str(seen[key]) for key in ("msg", "module_stderr") if seen.get(key)))
+        words = line(": ".join(str(seen[key]) for key in ("msg", "module_stderr") if seen.get(key)))
         lost = words.startswith(LOST)
         row.update(state="unreachable" if lost else "failed", reason=words.removeprefix(LOST))
     elif seen.get("problem"):
-        row.update(state="sick", reason=_line(seen["problem"]))
+        row.update(state="sick", reason=line(seen["problem"]))
     elif not facts:
         row.update(state="absent", reason="not installed")
     elif seen.get("off") and not facts.get("roles"):
-        row.update(state="off", reason=_line(seen["off"]))
+        row.update(state="off", reason=line(seen["off"]))
     elif not facts.get("ready"):
-        row.update(state="sick", reason=_line(facts.get("problem") or "starting or stopping"))
+        row.update(state="sick", reason=line(facts.get("problem") or "starting or stopping"))
     return row
 
 
 def table(rows):
     """Host -> row, as lines for people; then what the fleet is in sum."""
     cells = [list(COLUMNS)]
-    for host in sorted(rows, key=_by_number):
+    for host in sorted(rows, key=by_number):
         row = dict(rows[host], host=host)
         cells.append([str(row.get(column, "")) for column in COLUMNS])
-    widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     states = [row.get("state", "unreachable") for row in rows.values()]
     counts = [f"{states.count(state)} {state}" for state in sorted(set(states))]
     return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
-
-
-def _by_number(name):
-    """h2 before h10."""
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split("([0-9]+)", name)]
-
-
-def _line(text):
-    return " ".join(str(text).split())[:300]
 
 
 class FilterModule:

@@ -24,6 +24,8 @@ import multiprocessing
 import os
 import socket
 
+from ansible_collections.trimtab.fleet.plugins.plugin_utils.words import line
+
 NAMED_MAX = 5
 
 
@@ -53,7 +55,7 @@ def barred(results):
     """Why this host is not ours, from what locking it returned, the last try counts; empty where it is."""
     tries = [each for each in results if each and not each.get("skipped")]
     one = tries[-1] if tries else {}
-    words = " ".join(str(one.get("msg") or "").split())[:300]
+    words = line(one.get("msg") or "")
     return f"unreachable: {words}" if one.get("unreachable") else words
 
 

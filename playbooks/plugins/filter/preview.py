@@ -18,6 +18,8 @@ options:
     required: true
 """
 
+from ansible_collections.trimtab.fleet.plugins.plugin_utils.words import line
+
 HEAD = ("host", "tunable", "where", "changes", "highest", "reverted", "reversals")
 SHOWN_MAX = 40
 UNUSABLE = "cannot be used"
@@ -57,7 +59,7 @@ def _failed(one):
 
 
 def _reason(one):
-    words = " ".join(str(one.get("msg") or "not asked").split())[:300]
+    words = line(one.get("msg") or "not asked")
     return f"unreachable: {words}" if one.get("unreachable") else words
 
 
@@ -76,8 +78,8 @@ def _lines(found, played):
         for row in played[host]["rows"]:
             both = [_both(row, key) for key in ("changes", "peak", "reverted", "reversals")]
             cells.append([host, row["tunable"], row["namespace"], *both])
-    widths = [max(len(line[number]) for line in cells) for number in range(len(HEAD))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(HEAD))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     if len(lines) > SHOWN_MAX + 1:
         lines[SHOWN_MAX + 1 :] = [f"and {len(cells) - SHOWN_MAX - 1} more"]
     lines = lines if found["changed"] else []

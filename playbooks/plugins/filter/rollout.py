@@ -18,7 +18,7 @@ options:
     required: true
 """
 
-import re
+from ansible_collections.trimtab.fleet.plugins.plugin_utils.words import by_number, line
 
 COLUMNS = ("host", "outcome", "reason")
 # What became of a host, as people read it.
@@ -36,7 +36,7 @@ NAMED_MAX = 10
 def broken(results):
     """In one line, why the first of these (as registered, in order) went wrong; empty where none did."""
     for one in results:
-        words = " ".join(str(one.get("msg") or one.get("sick") or "").split())[:300]
+        words = line(one.get("msg") or one.get("sick") or "")
         if one.get("unreachable"):
             return f"unreachable: {words}"
         if one.get("failed") or one.get("sick"):
@@ -76,21 +76,15 @@ def gate(rows, canary, tolerated):
 def outcome(rows):
     """Host -> row, as lines for people; then how many of which."""
     cells = [list(COLUMNS)]
-    cells += [[host, WORDS.get(row["state"], row["state"]), row["reason"]] for host, row in _sorted(rows)]
-    widths = [max(len(line[number]) for line in cells) for number in range(len(COLUMNS))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(line, widths)).rstrip() for line in cells]
+    cells += [
+        [host, WORDS.get(row["state"], row["state"]), row["reason"]]
+        for host, row in sorted(rows.items(), key=lambda pair: by_number(pair[0]))
+    ]
+    widths = [max(len(row[number]) for row in cells) for number in range(len(COLUMNS))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells]
     states = [row["state"] for row in rows.values()]
     counts = [f"{states.count(state)} {WORDS[state]}" for state in WORDS if state in states]
     return [*lines, f"{len(rows)} hosts: {', '.join(counts) or 'none'}"]
-
-
-def _sorted(rows):
-    """h2 before h10."""
-    return sorted(rows.items(), key=lambda pair: _parts(pair[0]))
-
-
-def _parts(name):
-    return [(int(part), "") if part.isdigit() else (0, part) for part in re.split("([0-9]+)", name)]
 
 
 def _named(words):

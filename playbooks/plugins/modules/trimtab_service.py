@@ -112,10 +112,10 @@ class Service:
             self.diffs.append(difference(f"{why}\n", "running\n", "trimtab"))
         if self.module.check_mode:
             return {}
-        if os.path.exists(OFF):
-            os.unlink(OFF)
         if why:
             self.restart()
+        if os.path.exists(OFF):
+            os.unlink(OFF)
         return self.wait()
 
     def stopped(self):
@@ -213,7 +213,15 @@ class Service:
         boot = time.time() - time.clock_gettime(time.CLOCK_BOOTTIME)
         return boot + ticks / os.sysconf("SC_CLK_TCK")
 
+    def check(self):
+        """HostError where it could not start with what is there now, before what runs is stopped."""
+        code, said = self.installed.run("config", "check")
+        if code:
+            left = "; what ran before goes on" if self.since() else ""
+            raise HostError(f"not started, the configuration cannot be used: {last(said)}{left}")
+
     def restart(self):
+        self.check()
         if self.systemd:
             self.must("systemctl", "enable", "-q", TARGET)
             self.must("systemctl", "restart", TARGET)
