@@ -114,7 +114,7 @@ def _on_flows(state: State, event: Flows) -> Sequence[Wish]:
     place = _place(state, event.netns)
     more = path_state.told(path, event)
     if more:
-        path_state.measured(path, place, event.algorithm, *more, event.t_ns)
+        path_state.measured(state.policy, path, place, event, more)
     return _tend(state, path, place, event)
 
 

@@ -8,9 +8,8 @@ from msgspec import Struct
 
 from deciders.limit import SECOND_NS
 
-SLICE_NS = 5 * SECOND_NS
 PARTS = 4
-"""A slice is at least so long, and at least so many connections (or looks at one that goes on) are in it."""
+"""In a slice are at least so many connections, or looks at one that goes on."""
 SLICES_MAX = 8
 STALE_NS = 60 * SECOND_NS
 """A slice that has not become one in so long begins anew."""
@@ -63,14 +62,14 @@ class Score(Struct, frozen=True):
     slices: int
 
 
-def put(line: Line, t_ns: int, more: Sums) -> bool:
-    """More was measured by t_ns. True when that made a slice whole."""
+def put(line: Line, t_ns: int, more: Sums, slice_s: float) -> bool:
+    """More was measured by t_ns. True when that made a slice whole, which takes slice_s at least."""
     one = line.growing
     if one is None or t_ns - one.begin_ns > STALE_NS:
         one = line.growing = Slice(t_ns)
     _add(one, more)
     one.end_ns = t_ns
-    if t_ns - one.begin_ns < SLICE_NS or one.parts < PARTS:
+    if t_ns - one.begin_ns < slice_s * SECOND_NS or one.parts < PARTS:
         return False
     line.done.append(one)
     del line.done[:-SLICES_MAX]

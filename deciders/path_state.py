@@ -181,16 +181,17 @@ def _larger_window(policy: Policy, path: Path, t_ns: int) -> Try | None:
     return Try("initcwnd", "initcwnd", policy.initcwnd, now, t_ns, text, phase_ns=t_ns)
 
 
-def measured(path: Path, place: Place, algorithm: str, long: Sums, short: Sums, t_ns: int) -> None:
+def measured(policy: Policy, path: Path, place: Place, event: Flows, more: tuple[Sums, Sums]) -> None:
     """What is more, into the lines that it belongs to."""
+    (long, short), algorithm, t_ns = more, event.algorithm, event.t_ns
     if long[5]:
-        put(path.arms[algorithm].line, t_ns, long)
+        put(path.arms[algorithm].line, t_ns, long, policy.slice_s)
     if short[5]:
-        put(path.shorts, t_ns, short)
+        put(path.shorts, t_ns, short, policy.slice_s)
     for one in path.tries.values():
         if not one.stands:
             continue
-        more = short if one.key == "initcwnd" else long
+        its = short if one.key == "initcwnd" else long
         wanted = place.standing if one.phase == "check" else one.word
-        if more[5] and (one.key == "initcwnd" or algorithm == wanted):
-            put(one.line, t_ns, more)
+        if its[5] and (one.key == "initcwnd" or algorithm == wanted):
+            put(one.line, t_ns, its, policy.slice_s)

@@ -52,6 +52,8 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """... or so much is on the way at once, ..."""
     queue_s: Annotated[float, Meta(ge=0)] = 0.05
     """... or waits so long on the way."""
+    slice_s: Annotated[float, Meta(ge=0.5, le=60)] = 5.0
+    """What is measured is looked at in slices that last so long at least."""
     lasts_s: Annotated[float, Meta(ge=0.1, le=120)] = 30.0
     """Connections that last longer keep what they began with, so that a try could not be ended: none there."""
     initcwnd: Annotated[int, Meta(ge=0, le=64)] = 20
@@ -146,8 +148,8 @@ def _measured(policy: Policy, one: Try, t_ns: int) -> None:
 
 
 def _tried(policy: Policy, one: Try, now: Score, t_ns: int) -> None:
-    if found := better(now, one.base, policy.clear_win):
-        go(one, "kept", f"{one.word}: {found}", t_ns)
+    if now.rate >= policy.clear_win * one.base.best:
+        go(one, "kept", f"{one.word}: {speed(now.rate)} instead of {speed(one.base.rate)}", t_ns)
     elif found := better(now, one.base, policy.win):
         one.found = now
         go(one, "check", f"{one.word}: {found}; whether that was it shows without it", t_ns)
