@@ -6,6 +6,7 @@ locks. Last, what still stands is put back from the journal, as by `trimtab roll
 
 from __future__ import annotations
 
+import fcntl
 import time
 from pathlib import Path
 
@@ -58,10 +59,22 @@ def _stopped(pid: int) -> bool:
 
 def _gone(lock: Path, within_s: float) -> bool:
     deadline_s = time.monotonic() + within_s
-    while offline.holder(lock):
+    # One that dies has let go of its files before the kernel has of its lock.
+    while offline.holder(lock) or not _free(lock):
         if time.monotonic() > deadline_s:
             return False
         time.sleep(0.05)
+    return True
+
+
+def _free(lock: Path) -> bool:
+    try:
+        with lock.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except FileNotFoundError:
+        return True
+    except BlockingIOError:
+        return False
     return True
 
 
