@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from route_world import BBR, CUBIC, RENO, ROWS, TO4, TO6, Live, Net, net
 
 from actuators import offline, trials
@@ -197,6 +199,29 @@ def test_a_route_that_is_not_copied_whole_is_refused_with_what_it_has(
     assert outcome.verdict == "refused"
     assert why.format(to=TO4) in outcome.reason
     assert own.ours() == []
+
+
+rows = st.sampled_from(["route.congctl", "route.initcwnd", "route.rto_min", "route", "net.core.somaxconn", ""])
+texts = st.one_of(
+    st.text(max_size=60),
+    st.from_regex(r"[0-9a-f.:]{0,20}/[0-9]{0,3}", fullmatch=True),
+    st.sampled_from(["0.0.0.0/0", "::/0", "10.9.0.1/32", "fd09::1/128", "../../proto 116", "203.0.113.0/24@", "lo"]),
+    st.ip_addresses(v=4).map(lambda address: f"{address}/24").filter(lambda text: not text.endswith(".0/24")),
+)
+
+
+def test_no_evil_destination_leaves_a_trace(start: Start, place: Net) -> None:
+    live = start(place)
+
+    @settings(max_examples=150, deadline=None)
+    @given(row=rows, at=st.sampled_from(["@", "@@", ""]), text=texts, want=st.integers(-(2**40), 2**40))
+    def lies(row: str, at: str, text: str, want: int) -> None:
+        assert live.wish(f"{row}{at}{text}", want).verdict == "refused"
+
+    lies()
+    assert live.states() == []
+    assert place.ours() == []
+    assert all(line.isprintable() for line in live.lines)
 
 
 def test_an_algorithm_that_is_not_there_is_refused_by_name_and_not_loaded(start: Start, place: Net) -> None:
