@@ -11,6 +11,8 @@ ports        made: ports and buckets that lack, and a way back that begins after
 conntrack    made: connections that come in a burst, and a way back that begins after 30 s
 congestion   made: a destination with losses, one where bbr is of no use, and one with short connections
 topics-N     made: an event of each topic that there was when it was made
+
+NAME-recorded  of the same decider, a real run of bench/scenarios: what it heard of (bench/golden.py), and no more
 """
 
 from __future__ import annotations
@@ -30,12 +32,14 @@ from trimtab.testing.fixtures import Golden, Opener, Replayer, Tape
 
 GOLDEN = Path(__file__).parent / "golden"
 RUNS = sorted(path for path in GOLDEN.glob("*.tape") if not path.name.startswith("topics-"))
+RECORDED = "-recorded"
 BYTES_MAX = 100 << 10
 RMEM = "net.ipv4.tcp_rmem[2]"
 
 
 def test_every_decider_has_a_golden_tape_and_each_is_small() -> None:
     lacking = roles.BUILT_IN_DECIDERS.keys() - {path.stem for path in RUNS}
+    assert {path.stem.removesuffix(RECORDED) for path in RUNS} <= roles.BUILT_IN_DECIDERS.keys()
     assert not lacking, (
         "golden/NAME.tape: a real run after `tape cut` and `tape scrub`, or trimtab.testing.made_tape.write()"
     )
@@ -46,13 +50,13 @@ def test_every_decider_has_a_golden_tape_and_each_is_small() -> None:
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_a_decider_wishes_what_it_did(path: Path, tape: Opener, golden: Golden) -> None:
     recorded = tape(path)
-    assert recorded.deciders == [path.stem]
+    assert recorded.deciders == [path.stem.removesuffix(RECORDED)]
     golden(recorded)
 
 
 @pytest.mark.parametrize("path", RUNS, ids=lambda path: path.stem)
 def test_what_was_wished_for_then_is_on_the_tape(path: Path) -> None:
-    (playback,) = Tape(path).play(path.stem)
+    (playback,) = Tape(path).play(path.stem.removesuffix(RECORDED))
     assert list(playback.events())
     assert playback.asked
 
