@@ -13,9 +13,9 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import VERSION, Counters, Evidence, FragMemory, Host, Netns, Outcome, Probe, Value, Wish
-from deciders.climb import told
-from deciders.frag_room import USUAL_BYTES, Policy, Room, evidence, on_memory, on_totals, want
-from deciders.limit import SECOND_NS, answered, asked, bounds
+from deciders.climb import Climb, told
+from deciders.frag_room import FAST_NS, USUAL_BYTES, Policy, Room, evidence, on_memory, on_totals, want
+from deciders.limit import SECOND_NS, answered, asked, bounds, of_row
 
 __all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
 
@@ -119,7 +119,7 @@ def _on_netns(state: State, event: Netns) -> Sequence[Wish]:
 
 
 def _room(state: State, netns: int, family: int) -> Room:
-    room = state.rooms.pop((netns, family), None) or Room()
+    room = state.rooms.pop((netns, family), None) or Room(Climb(FAST_NS, of_row(TUNABLES[family])))
     state.rooms[(netns, family)] = room
     if len(state.rooms) > ROOMS_MAX:
         del state.rooms[next(iter(state.rooms))]

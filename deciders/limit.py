@@ -15,7 +15,7 @@ ADVISED_NS = 5 * SECOND_NS
 REVERTED_NS = 60 * SECOND_NS
 RETRY_MAX_NS = 60 * SECOND_NS
 """Refusals are taken for an answer for 1 s, then 2 s, at most for so long."""
-DEAD_BANDS = {row.name: row.dead_band for row in TUNABLES}
+ROWS = {row.name: row for row in TUNABLES}
 
 
 @dataclass(slots=True)
@@ -41,6 +41,11 @@ class Limit:
     """Its row's, once its name has been heard; until then that of most rows."""
 
 
+def of_row(tunable: str) -> Limit:
+    """A tunable of which nobody has told the bounds yet: not below its row's, whatever a host makes of that."""
+    return Limit(low=ROWS[tunable].low, dead_band=ROWS[tunable].dead_band)
+
+
 def learn(limit: Limit, value: int, t_ns: int) -> bool:
     """The value at t_ns; True when that is news. Publishers are not in step with each other: the newest holds."""
     if t_ns < limit.t_ns:
@@ -56,7 +61,7 @@ def bounds(limit: Limit, event: Value) -> None:
     """The actuator's word on everything but the value, which is for learn()."""
     limit.original, limit.held = event.original, event.held
     limit.low, limit.high = event.low, event.high
-    limit.dead_band = DEAD_BANDS.get(event.tunable, limit.dead_band)
+    limit.dead_band = ROWS[event.tunable].dead_band if event.tunable in ROWS else limit.dead_band
 
 
 def answered(limit: Limit, event: Outcome) -> None:

@@ -15,10 +15,11 @@ from msgspec import Struct
 
 from bus.schema import VERSION, Evidence, Listener, ListenQueues, Netns, Outcome, Value, Wish
 from deciders.climb import Climb, go_down, higher, judge, lower, may_change, told
-from deciders.limit import SECOND_NS, answered, asked, bounds
+from deciders.limit import SECOND_NS, answered, asked, bounds, of_row
 from deciders.listen_room import (
     GOAL_NS,
     SOCKETS_MAX,
+    SPACING_NS,
     Place,
     Policy,
     Socket,
@@ -100,7 +101,8 @@ def _advice(netns: int, place: Place, socket: Socket) -> str:
 def _place(state: State, netns: int, inode: int, t_ns: int) -> Place:
     place = state.places.get(netns)
     if place is None:
-        place = state.places[netns] = Place(inode, full_ns={SOMAXCONN: t_ns, SYN_BACKLOG: t_ns})
+        queue, syn = (Climb(SPACING_NS, of_row(tunable)) for tunable in (SOMAXCONN, SYN_BACKLOG))
+        place = state.places[netns] = Place(inode, queue, syn, full_ns={SOMAXCONN: t_ns, SYN_BACKLOG: t_ns})
         if len(state.places) > PLACES_MAX:
             del state.places[next(iter(state.places))]
     place.inode = inode or place.inode

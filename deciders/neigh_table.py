@@ -16,7 +16,7 @@ from msgspec import Struct
 
 from bus.schema import Attached, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
 from deciders import neigh_flood
-from deciders.limit import Limit, answered, bounds, learn
+from deciders.limit import answered, bounds, learn, of_row
 from deciders.neigh_flood import Floods
 from deciders.neigh_room import FAMILIES, Policy, Table, measure, next_wish
 
@@ -44,7 +44,9 @@ class State(Struct):
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    tables = {family: Table(family, {level: Limit() for level in (1, 2, 3)}) for family in FAMILIES}
+    tables = {family: Table(family, {}) for family in FAMILIES}
+    for tunable, (family, level) in _PLACES.items():
+        tables[family].levels[level] = of_row(tunable)
     return State(policy, tables, {})
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from msgspec import Struct
 
 from bus.schema import Counters, Netns, Outcome, Ports, Probe, Value, Wish
-from deciders.limit import SECOND_NS, Limit, answered, bounds, learn
+from deciders.limit import SECOND_NS, answered, bounds, learn, of_row
 from deciders.ports_room import BUCKETS, HIGH, LOW, NAMES, REUSE, Place, Policy, back, exhausted, more_buckets, widen
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
@@ -63,7 +63,7 @@ def advice(state: State) -> list[str]:
 def _place(state: State, netns: int, netns_ino: int, t_ns: int) -> Place:
     place = state.places.pop(netns, None)
     if place is None:
-        limits = {name: Limit() for name in NAMES}
+        limits = {name: of_row(name) for name in NAMES}
         place = Place(netns, netns_ino, limits, ports_ns=t_ns, buckets_ns=t_ns)
         if len(state.places) >= PLACES_MAX:
             del state.places[next(iter(state.places))]
