@@ -23,6 +23,7 @@ from tape_world import BEGIN_NS, SEC, Live, batches, record
 from bus import recorder
 from bus.config import Config
 from bus.numbering import Numbering
+from bus.recorder import FLUSH_NS, RETRY_NS
 from bus.schema import Batch, Tick, Wish
 from bus.tape import Head, Memory, Packed, encode, opening, pack
 from bus.tape import head as tape_head
@@ -198,6 +199,22 @@ def test_segments_without_memory_go_on_from_the_one_before(tmp_path: Path, run: 
     ran = run(tmp_path)
     assert (ran.code, ran.only["segments"]) == (3, 1)
     assert ran.err.count("the segment before it is not here; skipped") == count - 2
+
+
+def test_a_segment_without_memory_does_not_go_on_over_what_is_on_no_tape(tmp_path: Path, run: Run) -> None:
+    live = WithoutMemory(tmp_path)
+    found = batches(40)
+    live.feed(found[:60])
+    live.turn(FLUSH_NS)
+    assert live.recorder._file
+    live.recorder._file.trouble = "No space left on device"
+    live.feed(found[60:150])
+    live.now_ns += RETRY_NS
+    live.feed(found[150:])
+    live.close()
+    ran = run(tmp_path)
+    assert (ran.code, ran.only["skipped"], ran.only["different"]) == (3, 1, 0)
+    assert " events, of which " in ran.err
 
 
 # --- different

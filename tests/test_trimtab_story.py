@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from actuators.journal import Journal
@@ -18,7 +19,7 @@ from bus.config import Config
 from bus.recorder import BOOT_ID, Recorder, Session
 from bus.roles import tape_dir
 from bus.schema import AnyEvent, Batch, NeighEntries, NeighTable, Outcome, Tick, Trial, Value
-from bus.tape import Memory
+from bus.tape import Head, Memory
 from trimtab.__main__ import main
 
 KEY = "net.ipv4.neigh.default.gc_thresh3"
@@ -26,16 +27,22 @@ SECOND = 10**9
 MS = 10**6
 
 
-def record(state_dir: Path, decider: str, events: Iterable[AnyEvent]) -> Path:
-    """A tape as this decider would have made it of these events. Returns its folder."""
+def record(state_dir: Path, decider: str, events: Iterable[AnyEvent], **head: int) -> Path:
+    """A tape as this decider would have made it of these events. head: what its head says otherwise. Returns its
+    folder."""
     folder = tape_dir(state_dir, decider)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     session = Session(decider, f"deciders.{decider}", "test", Config(), tunables.table().values())
-    recorder = Recorder(folder, 1 << 30, 1 << 30, lambda number: session.head(number, Memory(0, {}), ()))
+
+    def begin(number: int) -> Head:
+        return msgspec.structs.replace(session.head(number, Memory(0, {}), ()), **head)
+
+    recorder = Recorder(folder, 1 << 30, 1 << 30, begin)
     recorder.turn(1, 0)
     for number, event in enumerate(events):
         recorder.batch(encode(Batch(1, "collector-netlink", 7, number, [event])))
     recorder.close(2, 0)
+    assert recorder.disk.settle(10)
     return folder
 
 
@@ -121,6 +128,14 @@ def test_a_tape_of_another_boot_is_not_its_tape(
     monkeypatch.setattr("bus.recorder.BOOT_ID", other)
     record(state, "neigh_table", [entries(at_ns - 2 * MS, 119)])
     assert "seen" not in explain(state, capsys)
+
+
+def test_a_clock_that_was_set_back_changes_no_order(
+    state: Path, at_ns: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    record(state, "neigh_table", [entries(at_ns - 90 * SECOND, 100)], t_ns=at_ns - 100 * SECOND, tai_ns=9000 * SECOND)
+    record(state, "neigh_table", [entries(at_ns - 2 * MS, 119)], t_ns=at_ns - 50 * SECOND, tai_ns=4000 * SECOND)
+    assert "seen      NeighEntries, 2.0 ms before the change" in explain(state, capsys)
 
 
 def test_a_damaged_tape_leaves_the_story_shorter_and_no_more(

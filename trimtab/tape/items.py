@@ -94,7 +94,8 @@ def strands(paths: Iterable[Path], trouble: Trouble) -> list[list[Segment]]:
                     continue
                 head = segment.head
                 strand = found.setdefault((head.host.name, head.decider, head.host.boot_id), [])
-                strand.append((head.tai_ns, number, segment.offset, segment))
+                # Of one boot: a wall clock that was set has no say in what came first.
+                strand.append((head.t_ns, number, segment.offset, segment))
         except TapeError as error:
             trouble.error(path, error)
     return [[segment for *_, segment in sorted(strand, key=lambda row: row[:3])] for _, strand in sorted(found.items())]

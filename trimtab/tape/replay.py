@@ -35,6 +35,8 @@ class Played(Struct):
 
     piece: Piece
     events: int = 0
+    folded: int = 0
+    """Since the process began, by the end of it."""
     wishes: int = 0
     last_ns: int = 0
     """When its last event was, CLOCK_MONOTONIC."""
@@ -75,7 +77,7 @@ def play(chain: Iterable[Piece]) -> list[Played]:
             _skip(played, "goes on from a segment that could not be played to its end")
             continue
         try:
-            going = _play(piece, played, going)
+            going = _play(piece, played, going, found[-2].folded if going else 0)
         except FAULTS as error:
             _skip(played, why(error))
             going = None
@@ -93,15 +95,18 @@ def _skip(played: Played, why: str) -> None:
     played.words.append(f"{piece.path}: segment {piece.number} of {piece.decider}: {why}; skipped")
 
 
-def _play(piece: Piece, played: Played, going: Decider | None) -> Decider | None:
-    """One segment. Returns the decider as it is after it; None where that is not known."""
+def _play(piece: Piece, played: Played, going: Decider | None, folded: int) -> Decider | None:
+    """One segment. going: the decider as it was after so many folded events; None: it begins here. Returns it as it is
+    after the segment; None where that is not known."""
     playback = Playback(piece.open())
+    if going and playback.head.memory.events != folded:
+        raise TapeError(f"goes on after {playback.head.memory.events} events, of which {folded} are on the tape")
     began_ns = time.process_time_ns()
     going = going or decider(playback.head)
     # Of the module here: what a tape names is not looked for, as that imports the package around it.
     here = revision(place(piece.decider))
     played.code = here if here != piece.code else ""
-    played.last_ns = playback.head.t_ns
+    played.last_ns, played.folded = playback.head.t_ns, playback.head.memory.events
     try:
         _fold(playback, going, played)
     except FAULTS as error:
@@ -126,7 +131,7 @@ def _fold(playback: Playback, going: Decider, played: Played) -> None:
             if wishes:
                 replayed += [(at, encode(wish)) for wish in wishes]
         played.last_ns = max(played.last_ns, last.t_ns if last else 0)
-        played.events = at - began
+        played.events, played.folded = at - began, at
         played.wishes += len(playback.asked)
         # A block ends where all had been folded: the wishes that its events brought about are all in it.
         if replayed != playback.asked and not playback.damage:

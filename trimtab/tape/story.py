@@ -64,11 +64,12 @@ def _on(head: Head, change: Change, until_ns: int) -> bool:
 def _segments(state_dir: Path, name: str) -> Iterator[tuple[Segment, int]]:
     """A decider's segments in order of time, each with where the next one begins."""
     listed: list[Segment] = []
-    with contextlib.suppress(TapeError):
+    with contextlib.suppress(TapeError, OSError):
         for path in find([tape_dir(state_dir, name)]):
             with contextlib.suppress(TapeError):
                 listed += segments(path)
-    listed.sort(key=lambda segment: segment.head.tai_ns)
+    # Boots by their names, as only what is of the same one is compared.
+    listed.sort(key=lambda segment: (segment.head.host.boot_id, segment.head.t_ns))
     for segment, after in pairwise([*listed, None]):
         assert segment is not None
         same = after is not None and after.head.host.boot_id == segment.head.host.boot_id
@@ -117,8 +118,9 @@ def _rule(head: Head) -> dict[str, Any]:
 def _on_trial(state_dir: Path, changes: Iterable[Change]) -> Iterator[tuple[int, list[str]]]:
     """The guard's mind, by folding its newest segment once more."""
     waiting = [change for change in changes if change.state in ON_TRIAL]
-    newest = list(_segments(state_dir, GUARD))[-1:] if waiting else []
-    for segment, _ in newest:
+    boots = {change.boot_id for change in waiting}
+    heard = [segment for segment, _ in _segments(state_dir, GUARD) if segment.head.host.boot_id in boots]
+    for segment in heard[-1:]:
         if not begins(segment.head):
             return
         try:
