@@ -120,7 +120,10 @@ def add(flow: Flow, t_ns: int, total: int, rtt_us: int, best_rtt_us: int, held: 
             flow.noise2 += NOISE_ALPHA * (noise2 - flow.noise2)
         flow.last_change = change
         if samples >= SAMPLES_MIN:
-            _learn_path(flow, mean, flow.rtt_us, best_rtt_us)
+            best = flow.best_rate
+            # Mostly the path is what it was: then there is nothing to learn.
+            if not base == flow.base_rtt_us < flow.rtt_us or not SLOWER * best <= mean <= best:
+                _learn_path(flow, mean, flow.rtt_us, best_rtt_us)
     flow.last_rate, flow.last_used = rate, used
 
 

@@ -26,7 +26,7 @@ from deciders.tcp_limit import Policy, Sample, learn_limit
 from deciders.tcp_locked import Locked
 from deciders.tcp_queue import SPARE, watch
 from deciders.tcp_scarce import TCP_MEM, Scarcity, bound, give_way, read, scarce
-from deciders.tcp_side import Side, flow_of, forget, knob_of, needed, seen
+from deciders.tcp_side import Side, forget, heard, knob_of, needed
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
@@ -58,8 +58,12 @@ class State(Struct):
 
 def start(policy: Policy) -> State:
     """Nothing known yet."""
-    receive = Side("net.ipv4.tcp_rmem[2]", "tcp_rcvbuf", "receive window", {}, {})
-    return State(policy, receive, Side("net.ipv4.tcp_wmem[2]", "tcp_sndbuf", "send buffer", {}, {}))
+    spare = SPARE / policy.factor
+    return State(
+        policy,
+        Side("net.ipv4.tcp_rmem[2]", "tcp_rcvbuf", "receive window", {}, {}, spare * policy.window_used),
+        Side("net.ipv4.tcp_wmem[2]", "tcp_sndbuf", "send buffer", {}, {}, spare * policy.send_used),
+    )
 
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
@@ -90,11 +94,10 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
         return ()
     side, policy = state.receive, state.policy
     t_ns, total, rtt_us = event.t_ns, event.received_bytes, event.rcv_rtt_us or event.srtt_us
-    knob = seen(side, event, event.rcvbuf_bytes)
-    flow = flow_of(side, knob, event, total, rtt_us)
+    window, buffer = event.rcv_wnd_bytes, event.rcvbuf_bytes
+    knob, flow = heard(side, event, buffer, total, rtt_us)
     if flow is None:
         return ()
-    window, buffer = event.rcv_wnd_bytes, event.rcvbuf_bytes
     if window < flow.window:
         window = flow.window
     span_ns = t_ns - flow.t_ns
@@ -108,9 +111,12 @@ def _on_receive(state: State, event: TcpRcvBuf) -> Sequence[Wish]:
     add(flow, t_ns, total, rtt_us, event.srtt_us, largest if reads else 0)
     near = reads and buffer >= policy.near * event.limit_bytes
     limiting = fills(policy, flow, event, largest) and near
-    needed = limiting or flow.used * buffer >= SPARE * policy.window_used / policy.factor * knob.value
-    queues = near and knob.value > knob.original > 0 and watch(knob, flow, t_ns, needed)
-    if not (knob.attempt or knob.back or ((limiting or queues) and may(knob, t_ns))):
+    matters = limiting
+    if near and knob.value > knob.original > 0:
+        if limiting or flow.used * buffer >= side.spare * knob.value:
+            knob.wanted_ns = t_ns
+        matters = (t_ns >= knob.watch_ns and watch(knob, flow, t_ns)) or limiting
+    if not (knob.attempt or knob.back or (matters and may(knob, t_ns))):
         return ()
     widest = 65535 << min(event.wscale, WSCALE_MAX)
     scale_bytes = 2 * widest if window >= WSCALE_FULL * widest else 0
@@ -124,8 +130,8 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
         return ()
     side, policy = state.send, state.policy
     t_ns, total, rtt_us = event.t_ns, event.acked_bytes, event.srtt_us
-    knob = seen(side, event, event.sndbuf_bytes)
-    flow = flow_of(side, knob, event, total, rtt_us)
+    buffer = event.sndbuf_bytes
+    knob, flow = heard(side, event, buffer, total, rtt_us)
     if flow is None:
         return ()
     span_ns = t_ns - flow.t_ns
@@ -134,12 +140,14 @@ def _on_send(state: State, event: TcpSndBuf) -> Sequence[Wish]:
     # While losses are repaired, the congestion window is cut to what is in flight, whatever had limited that.
     repairs, flow.retransmits = event.retransmits > flow.retransmits, event.retransmits
     add(flow, t_ns, total, rtt_us, event.min_rtt_us, held_back(event) or (UNKNOWN if repairs else 0))
-    buffer = event.sndbuf_bytes
     near = buffer >= policy.near * event.limit_bytes
     limiting = near and flow.samples >= SAMPLES_MIN and flow.used >= policy.send_used
-    needed = limiting or flow.used * buffer >= SPARE * policy.send_used / policy.factor * knob.value
-    queues = near and knob.value > knob.original > 0 and watch(knob, flow, t_ns, needed)
-    if not (knob.attempt or knob.back or ((limiting or queues) and may(knob, t_ns))):
+    matters = limiting
+    if near and knob.value > knob.original > 0:
+        if limiting or flow.used * buffer >= side.spare * knob.value:
+            knob.wanted_ns = t_ns
+        matters = (t_ns >= knob.watch_ns and watch(knob, flow, t_ns)) or limiting
+    if not (knob.attempt or knob.back or (matters and may(knob, t_ns))):
         return ()
     return weigh(policy, knob, Sample(event, flow, buffer, 0, limiting, 0))
 

@@ -30,7 +30,7 @@ def fills(policy: Policy, flow: Flow, event: TcpRcvBuf, largest: int) -> bool:
     """
     record, before = event.copied_per_rtt_bytes, flow.record
     flow.record = record
-    starting = event.received_bytes < SLOW_START * record and record > ACCELERATES * before > 0
+    starting = record > ACCELERATES * before > 0 and event.received_bytes < SLOW_START * record
     # A queue: the path is full already, and the next round trip brings no more.
     if starting and not 0 < QUEUED * event.srtt_us < event.rcv_rtt_us:
         return record * min(2.0, record / before) >= policy.window_used * largest

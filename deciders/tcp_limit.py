@@ -113,6 +113,8 @@ class Knob(Limit):
     falling: bool = False
     """It came down for a queue, and has not grown since."""
     standing: Standing = field(default_factory=Standing)
+    watch_ns: int = 0
+    """No sample for it before this."""
     gave_ns: int = 0
     """When it last came down for want of memory (deciders.tcp_scarce); 0: never."""
 

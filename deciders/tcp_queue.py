@@ -38,18 +38,15 @@ SAMPLES = 8
 """Of a flow, before it is the reason for a step."""
 
 
-def watch(knob: Knob, flow: Flow, t_ns: int, needed: bool) -> bool:
-    """One more sample of a flow near the limit: whether it may be a reason to come down. needed: a step less would not
-    do for it."""
-    if needed:
-        knob.wanted_ns = t_ns
+def watch(knob: Knob, flow: Flow, t_ns: int) -> bool:
+    """One more sample of a flow near the limit, of which one each EVERY_NS counts: whether it has a queue."""
     standing = knob.standing
     if standing.epoch != knob.epoch:
         standing = knob.standing = Standing(knob.epoch, t_ns, t_ns)
-    passed_ns = t_ns - standing.t_ns
-    if passed_ns < EVERY_NS or not flow.base_rtt_us:
+    knob.watch_ns = t_ns + EVERY_NS
+    seconds = min(max(0, t_ns - standing.t_ns), HELD_NS) / SECOND_NS
+    if not flow.base_rtt_us:
         return False
-    seconds = min(passed_ns, HELD_NS) / SECOND_NS
     kept = exp(-seconds / DECAY_S)
     standing.t_ns = t_ns
     standing.weight = standing.weight * kept + seconds

@@ -23,21 +23,29 @@ class Side:
     noun: str
     knobs: dict[int, Knob]
     flows: dict[tuple[int, int], Flow]
+    spare: float = 0.0
+    """A flow that uses less of the limit than this could do with a step less."""
     heard_ns: int = 0
     """When the probe was last known to work."""
 
 
-def seen(side: Side, event: SocketEvent, buffer_bytes: int) -> Knob:
-    """The limit that the event is about, with what the event tells of it."""
-    knob = side.knobs.get(event.netns) or knob_of(side, event)
-    t_ns, limit_bytes = event.t_ns, event.limit_bytes
+def heard(side: Side, event: SocketEvent, buffer_bytes: int, total: int, rtt_us: int) -> tuple[Knob, Flow | None]:
+    """The limit that the event is about, with what the event tells of it; and the flow, when the event adds to a span
+    that began under the limit in force."""
+    # Each event of a replay comes through here.
+    netns, t_ns, limit_bytes = event.netns, event.t_ns, event.limit_bytes
+    knob = side.knobs.get(netns) or knob_of(side, event)
     if t_ns >= knob.t_ns:
         if limit_bytes != knob.value:
             learn_limit(knob, limit_bytes, t_ns)
         knob.t_ns = t_ns
         if buffer_bytes >= IN_USE * limit_bytes and t_ns > knob.need_ns:
             knob.need_ns = t_ns
-    return knob
+    flow = side.flows.get((netns, event.socket))
+    if flow is None or not 0 <= t_ns - flow.t_ns < SPAN_MAX_NS or flow.epoch != knob.epoch or total < flow.total:
+        _begin(side, knob, flow, event, total, rtt_us)
+        return knob, None
+    return knob, flow
 
 
 def knob_of(side: Side, event: SocketEvent | Value) -> Knob:
@@ -53,16 +61,13 @@ def knob_of(side: Side, event: SocketEvent | Value) -> Knob:
     return knob
 
 
-def flow_of(side: Side, knob: Knob, event: SocketEvent, total: int, rtt_us: int) -> Flow | None:
-    """The flow, when the event adds to a span that began under the limit in force."""
+def _begin(side: Side, knob: Knob, flow: Flow | None, event: SocketEvent, total: int, rtt_us: int) -> None:
+    """A span of the flow begins here, unless the event is an old one."""
     key, t_ns = (event.netns, event.socket), event.t_ns
-    flow = side.flows.get(key)
     if flow is None:
         flow = Flow()
-    elif flow.epoch == knob.epoch and 0 <= t_ns - flow.t_ns < SPAN_MAX_NS and total >= flow.total:
-        return flow
     elif t_ns <= flow.t_ns:
-        return None
+        return
     elif total < flow.total:
         flow = Flow()  # another socket of that name
     side.flows.pop(key, None)
@@ -72,7 +77,6 @@ def flow_of(side: Side, knob: Knob, event: SocketEvent, total: int, rtt_us: int)
     # What arrives within a round trip of a change was sent before it.
     if t_ns >= knob.changed_ns + rtt_us * 1000:
         begin(flow, knob.epoch, t_ns, total)
-    return None
 
 
 def needed(side: Side, t_ns: int) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 
 from bus.schema import TcpRcvBuf, TcpSndBuf, Value, Wish
-from deciders import tcp_buffer
+from deciders import tcp_buffer, tcp_felt
 from deciders.flow import Before, Flow
 from deciders.limit import Limit
 from deciders.tcp_growth import come_down, go_back, weigh
 from deciders.tcp_limit import Attempt, Knob, Policy, Sample, learn_limit
-from deciders.tcp_side import Side, flow_of
+from deciders.tcp_side import Side, heard
 
 SEC = 1_000_000_000
 MS = 1_000_000
@@ -280,20 +280,20 @@ def test_another_hand_on_the_limit_ends_the_attempt() -> None:
 
 def test_what_arrives_within_a_round_trip_of_a_change_is_of_the_time_before() -> None:
     side = Side("t", "p", "n", {}, {})
-    one = knob(changed_ns=NOW, epoch=3)
-    assert flow_of(side, one, event(t_ns=NOW + 39 * MS), 10, 40_000) is None
-    assert flow_of(side, one, event(t_ns=NOW + 41 * MS), 20, 40_000) is None
-    begun = flow_of(side, one, event(t_ns=NOW + 141 * MS), 90, 40_000)
+    one = side.knobs[7] = knob(changed_ns=NOW, epoch=3)
+    assert heard(side, event(t_ns=NOW + 39 * MS), LIMIT, 10, 40_000) == (one, None)
+    assert heard(side, event(t_ns=NOW + 41 * MS), LIMIT, 20, 40_000) == (one, None)
+    _, begun = heard(side, event(t_ns=NOW + 141 * MS), LIMIT, 90, 40_000)
     assert begun is not None
     assert (begun.t_ns, begun.total) == (NOW + 41 * MS, 20)
 
 
 def test_a_socket_that_counts_from_the_start_again_is_another() -> None:
     side = Side("t", "p", "n", {}, {})
-    one = knob(changed_ns=0)
-    flow_of(side, one, event(t_ns=NOW), 1000, 40_000)
+    one = side.knobs[7] = knob(changed_ns=0)
+    heard(side, event(t_ns=NOW), LIMIT, 1000, 40_000)
     side.flows[7, 5].judged_rate = 1e6
-    assert flow_of(side, one, event(t_ns=NOW + 100 * MS), 10, 40_000) is None
+    assert heard(side, event(t_ns=NOW + 100 * MS), LIMIT, 10, 40_000) == (one, None)
     assert side.flows[7, 5].judged_rate == 0
 
 
@@ -341,7 +341,7 @@ def sending(**known: Any) -> TcpSndBuf:
 def test_the_send_buffer_limits_when_it_is_full_and_under_way_and_nothing_else_does(
     known: dict[str, Any], held: bool
 ) -> None:
-    assert bool(tcp_buffer._held_back(sending(**known))) == held
+    assert bool(tcp_felt.held_back(sending(**known))) == held
 
 
 def stream(**known: Any) -> list[Any]:
