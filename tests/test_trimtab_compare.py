@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable
@@ -28,8 +29,11 @@ from trimtab.tape.rerun import Rerun
 from trimtab.testing import made_tape
 from trimtab.testing.loop import Loop
 from trimtab.testing.waves import constant, step
-from trimtab.testing.worlds import Neighbours, TcpFlow
+from trimtab.testing.worlds import Neighbours, TcpFlow, World
 from trimtab.testing.worlds import Path as Way
+from trimtab.testing.worlds_frag import Fragments
+from trimtab.testing.worlds_listen import Server
+from trimtab.testing.worlds_room import LocalPorts
 
 ROOT = Path(__file__).resolve().parent.parent
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
@@ -97,6 +101,25 @@ def test_the_recorded_policy_writes_in_the_model_what_it_wrote_on_the_host(
         assert found["recorded"]["final"] == changes[-1].new
         assert found["recorded"]["peak"] == max(change.new for change in changes)
         assert found["recorded"]["reversals"] == 0
+
+
+@pytest.mark.parametrize(
+    ("decider", "world"),
+    [
+        ("ports", LocalPorts(step(5, 1000), limits=(30000, 30063, 0, 65536))),
+        ("listen_queue", Server(step(5, 1000))),
+        ("ip_frag", Fragments(step(5, 600_000), limit=65_536)),
+    ],
+)
+def test_so_it_does_of_tunables_that_other_events_show(decider: str, world: World, tmp_path: Path, run: Run) -> None:
+    loop = Loop([decider], [world]).run(60)
+    made_tape.write(tmp_path / "a.tape", loop.events, decider)
+    ran = run(tmp_path / "a.tape", "--policy", policy(tmp_path, ""), "--json")
+    found = {row["tunable"]: row["recorded"] for host in ran.document["hosts"] for row in host["rows"]}
+    assert max(len(loop.of(tunable)) for tunable in found) > 1
+    for tunable, tally in found.items():
+        assert (tally["changes"], tally["refused"]) == (len(loop.of(tunable)), {}), tunable
+        assert tally["final"] == loop.of(tunable)[-1].new
 
 
 def test_one_bound_makes_the_difference_that_it_must(tapes: Path, loop: Loop, tmp_path: Path, run: Run) -> None:
@@ -530,11 +553,15 @@ def test_no_order_of_events_breaks_a_rerun(events: list[AnyEvent]) -> None:
 
 def test_every_field_that_shows_a_tunable_has_its_row() -> None:
     rows = {(row.topic, row.field) for row in shown.ROWS}
+    like = re.compile(
+        r"(\w+_)?(limit|initial)_bytes|gc_thresh\d|low|high|high_bytes|\w*somaxconn|max_\w+|tw_(max|reuse)"
+    )
     fields = {
         (topic, name)
         for topic in TOPICS.values()
+        if topic is not Value
         for name in topic.__struct_fields__
-        if name == "limit_bytes" or name.startswith("gc_thresh")
+        if like.fullmatch(name)
     }
     assert rows == fields
     scopes = {tunable.name: tunable.scope for tunable in TUNABLES}
