@@ -122,6 +122,17 @@ def test_so_it_does_of_tunables_that_other_events_show(decider: str, world: Worl
         assert tally["final"] == loop.of(tunable)[-1].new
 
 
+def test_a_candidate_is_shown_what_it_has_made_of_a_tunable_itself(tmp_path: Path, run: Run) -> None:
+    loop = Loop(["ports"], [LocalPorts(step(5, 1000), limits=(30000, 30063, 0, 65536))]).run(60)
+    made_tape.write(tmp_path / "a.tape", loop.events, "ports")
+    ran = run(tmp_path / "a.tape", "--policy", policy(tmp_path, "[policy.ports]\nfactor = 1.5\n"), "--json")
+    found = row(ran, "net.ipv4.ip_local_port_range[1]")
+    assert (found["recorded"]["refused"], found["candidate"]["refused"]) == ({}, {})
+    # Its steps are smaller, and as long as the recorded host lacked ports there is one for each event.
+    assert found["candidate"]["changes"] == found["recorded"]["changes"] > 2
+    assert found["candidate"]["final"] < found["recorded"]["final"]
+
+
 def test_one_bound_makes_the_difference_that_it_must(tapes: Path, loop: Loop, tmp_path: Path, run: Run) -> None:
     high = 1 << 20
     file = policy(tmp_path, f'[tunables."{RMEM}"]\nhigh = {high}\n')
