@@ -70,6 +70,9 @@ def trimtab(scene: Scene, tapes: Path | None, told: list[str]) -> Iterator[None]
         changes = history(folder / "state")
         last = {change.tunable: change.new for change in changes}
         told.append(f"{len(changes)} changes: " + ", ".join(f"{key} {value}" for key, value in sorted(last.items())))
+        # Another tuner on this host, perhaps: the figure is none of trimtab's then.
+        if lost := sum(change.state not in ("trial", "confirmed") for change in changes):
+            told.append(f"({lost} of them no longer trimtab's)")
 
 
 @contextlib.contextmanager
