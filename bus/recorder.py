@@ -144,7 +144,7 @@ class Recorder:
         if not self._file:
             self._clear(t_ns)
             # What waits to be written is not to be made more by trying again.
-            if t_ns >= self._retry_ns and self.disk.idle:
+            if t_ns >= self._retry_ns and (self.disk.idle or not self._trouble):
                 self._guarded(lambda: self._open(t_ns, events), t_ns)
             return
         if self._size < BLOCK_BYTES and t_ns - self._flushed_ns < self._patience_ns:

@@ -53,10 +53,11 @@ class Recordings:
     def status(self, events: int) -> dict[str, Any]:
         """How they are. What keeps one from being written is also said, once when it begins and once when it ends."""
         broken = {name: recorder.trouble for name, recorder in self._of.items() if recorder.trouble}
-        for name in broken.keys() - self._broken.keys():
-            self._say(f"{name} is not recorded: {broken[name]}")
-        for name in self._broken.keys() - broken.keys():
-            self._say(f"{name} is recorded again; {self._of[name].lost(events)} events are on no tape")
+        if begun := [name for name in broken if name not in self._broken]:
+            self._say(f"not recorded: {', '.join(begun)}: {broken[begun[0]]}")
+        if ended := [name for name in self._broken if name not in broken]:
+            lost = max(self._of[name].lost(events) for name in ended)
+            self._say(f"recorded again: {', '.join(ended)}; {lost} events are on no tape")
         self._broken = broken
         return {
             "tape": next(iter(broken.values()), "") if self._of else "off",

@@ -70,7 +70,7 @@ class SegmentFile:
         try:
             self._write(raw)
         except OSError as error:
-            self.trouble = _words(error)
+            self.trouble = f"{self._path.parent}: {error.strerror}" if not error.filename else _words(error)
             self.let_go()
             return
         self._tally.events = events

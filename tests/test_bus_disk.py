@@ -136,9 +136,23 @@ def test_a_disk_that_does_not_answer_is_told_of_before_there_is_no_room_left(
     tapes.close(2 * RETRY_NS, 5)
     assert tapes.status(5)["missing"] == []
     assert said == [
-        f"tcp_buffer is not recorded: {tmp_path}: the disk does not answer",
-        "tcp_buffer is recorded again; 0 events are on no tape",
+        f"not recorded: tcp_buffer: {tmp_path}: the disk does not answer",
+        "recorded again: tcp_buffer; 0 events are on no tape",
     ]
+
+
+def test_several_deciders_are_recorded_from_their_first_event_on(tmp_path: Path, hang: Hang) -> None:
+    live = Live(tmp_path / "other")
+    tapes = Recordings(lambda line: None)
+    for name in ("tcp_buffer", "tcp_memory", "ports"):
+        (tmp_path / name).mkdir()
+        tapes.add(name, tmp_path / name, Tape(), live.head)
+    hang.begin()
+    tapes.turn(RETRY_NS, 0)
+    hang.end()
+    tapes.close(RETRY_NS, 0)
+    assert all(len(list((tmp_path / name).iterdir())) == 1 for name in ("tcp_buffer", "tcp_memory", "ports"))
+    assert tapes.status(0)["tape_lost"] == 0
 
 
 def test_a_process_ends_though_its_disk_hangs(tmp_path: Path, hang: Hang, monkeypatch: pytest.MonkeyPatch) -> None:
