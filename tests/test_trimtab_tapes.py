@@ -9,6 +9,7 @@ import subprocess
 import sys
 import typing
 from collections.abc import Iterator
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +20,13 @@ import zstandard
 from tape_world import BEGIN_NS, HOST, SEC, TAI_NS, TAI_OFFSET_S, Live, batches, record, replayed
 
 from bus import schema
+from bus.prefix import fault
 from bus.recorder import FLUSH_NS
 from bus.schema import TOPICS, Batch, Event, Verdict, Wish
 from bus.tape import opening
 from bus.tape_reader import find
 from trimtab.__main__ import main
+from trimtab.tape.scrub import rewritten
 from trimtab.tape.scrub_words import FIELDS, Words, people
 
 UTC_S = TAI_NS // SEC - TAI_OFFSET_S
@@ -358,6 +361,45 @@ def test_a_scrubbed_tape_replays_as_before_and_names_nobody(
     assert rows[0]["host"] in reason
     assert main(["tape", "scrub", str(tape), "-o", str(tmp_path / "other.tape")]) == 0
     assert names.isdisjoint(row["fields"].get("name") for row in dumped(capsys, tmp_path / "other.tape"))
+
+
+def test_destinations_are_scrubbed_in_keys_and_memory_and_the_tape_replays_as_before(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recorded, out = Path(__file__).parent / "golden/congestion.tape", tmp_path / "out.tape"
+    assert main(["tape", "scrub", str(recorded), "-o", str(out)]) == 0
+    assert not [prefix for prefix in (b"10.1.2.0", b"10.9.0.0", b"2001:db8") if prefix in unpacked(out)]
+    assert len(wishes(out)) == len(wishes(recorded)) > 3
+    rows, plain = dumped(capsys, out), dumped(capsys, recorded)
+    # The same by the same, in events and in wishes, and never two by one.
+    places = {
+        (old["fields"].get("prefix", ""), new["fields"].get("prefix", ""))
+        for old, new in zip(plain, rows, strict=True)
+        if old["topic"] == "Flows"
+    }
+    assert len(places) == len(dict(places)) == len({new for _, new in places}) == 3
+    keys = {row["fields"]["tunable"] for row in rows if row["topic"] == "Wish"}
+    assert {key.partition("@")[2] for key in keys} <= {new for _, new in places}
+    assert {key.partition("@")[0] for key in keys} == {"route.congctl", "route.initcwnd"}
+
+
+def test_a_memory_of_destinations_is_scrubbed_as_their_events_are() -> None:
+    words = Words(b"x" * 32, ())
+    known = {("10.1.2.0/24", 7): ["2001:db8:1::/48", "cubic", "route.congctl@10.1.2.0/24", 10.5, "10.1.2.3"]}
+    (key, (six, *rest)) = next(
+        iter(msgspec.msgpack.decode(rewritten(msgspec.msgpack.encode(known), words.destination)).items())
+    )
+    assert ip_network(key[0]).subnet_of(ip_network("10.0.0.0/8"))
+    assert ip_network(six).subnet_of(ip_network("fd00::/8"))
+    assert rest[:3] == ["cubic", f"route.congctl@{key[0]}", 10.5]
+    assert key[0] != "10.1.2.0/24"
+
+
+def test_of_many_destinations_no_two_are_made_one() -> None:
+    words = Words(b"x" * 32, ())
+    made = {words.destination(f"192.{number // 256}.{number % 256}.0/24") for number in range(2000)}
+    assert len(made) == 2000
+    assert all(fault(prefix) == "" for prefix in made)
 
 
 def test_a_third_partys_words_and_memory_are_scrubbed_too(tmp_path: Path) -> None:

@@ -70,7 +70,7 @@ class Scrubber:
         if memory.state:
             put = self._words.destination if _ours(head.decider) else self._words.text
             memory = msgspec.structs.replace(
-                memory, state=_rewritten(memory.state, put), sent=_rewritten(memory.sent, self._words.destination)
+                memory, state=rewritten(memory.state, put), sent=rewritten(memory.sent, self._words.destination)
             )
         return msgspec.structs.replace(
             head,
@@ -132,7 +132,7 @@ def _each(value: Any, put: Callable[[str], str]) -> Any:
     return value
 
 
-def _rewritten(raw: bytes, put: Callable[[str], str]) -> bytes:
+def rewritten(raw: bytes, put: Callable[[str], str]) -> bytes:
     """A decider's memory with every text in it replaced. As it was where there is none to replace."""
     if not raw:
         return raw
