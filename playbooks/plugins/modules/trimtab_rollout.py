@@ -299,7 +299,8 @@ def main():
         supports_check_mode=True,
     )
     try:
-        insist(module.params["run"])
+        # In check mode nobody has locked it.
+        insist("" if module.check_mode else module.params["run"])
         rollout = Rollout(module, Installed(module))
         changed, told = getattr(rollout, module.params["state"])()
     except HostError as error:
