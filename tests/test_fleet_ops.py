@@ -227,7 +227,7 @@ def played(tmp_path: Path, play: str, *words: str, **variables: Any) -> str:
 def test_without_an_archive_one_line_says_why_and_no_host_is_looked_at(tmp_path: Path) -> None:
     said = played(tmp_path, "site.yml", "--check", trimtab_source=str(tmp_path), trimtab_cache=str(tmp_path))
     assert [line.split(": ")[0] for line in said.splitlines() if "FAILED!" in line] == ["fatal"]
-    assert f"{tmp_path} is no clone of trimtab" in said
+    assert f"{tmp_path} is neither a clone of trimtab nor its wheel" in said
     assert "undefined" not in said
     assert "Look at the host" not in said
 
@@ -237,3 +237,26 @@ def test_a_policy_that_is_not_there_is_one_line(tmp_path: Path, play: str) -> No
     said = played(tmp_path, play, "--check", trimtab_policy_file="nowhere.toml")
     assert "nothing was done: there is no file nowhere.toml on the controller" in said
     assert said.count("FAILED!") == 1
+
+
+class RpmModule(FakeModule):
+    """rpm -q, as it answers where one of two packages is there."""
+
+    def run_command(self, argv: list[str]) -> tuple[int, str, str]:
+        return 1, "python3\npackage python3-bcc is not installed\n", ""
+
+
+def test_packages_that_a_red_hat_like_host_lacks_are_known(collection: str) -> None:
+    module = importlib.import_module(f"{collection}.modules.trimtab_info")
+    assert module.missing(RpmModule(), ["python3", "python3-bcc"], "redhat") == ["python3-bcc"]
+
+
+def test_a_wheel_is_a_release_too(collection: str, tmp_path: Path) -> None:
+    module = importlib.import_module(f"{collection}.modules.trimtab_bundle")
+    wheel = tmp_path / "trimtab-1.2.3-py3-none-any.whl"
+    names = set()
+    for content in (b"one", b"other"):
+        wheel.write_bytes(content)
+        names |= {module.release_of_wheel(str(wheel), fits) for fits in ("3.11x86_64", "3.12x86_64")}
+    assert len(names) == 4
+    assert {name.rpartition("-")[0] for name in names} == {"1.2.3"}

@@ -15,7 +15,7 @@ description:
   - The archive fits hosts of the Python and of the machine that it was made with.
 options:
   source:
-    description: A clone of trimtab.
+    description: A clone of trimtab, or its wheel.
     type: path
     required: true
   folder:
@@ -83,6 +83,13 @@ def sources(folder):
     return [path for path in found if os.path.isfile(path)]
 
 
+def release_of_wheel(path, fits):
+    """version-digest of a wheel; its name begins with name-version (PEP 427)."""
+    with open(path, "rb") as file:
+        digest = hashlib.sha256(fits.encode() + hashlib.sha256(file.read()).digest())
+    return "{}-{}".format(os.path.basename(path).split("-")[1], digest.hexdigest()[:12])
+
+
 def release(folder, python_version):
     """version-digest of the sources."""
     project = read(os.path.join(folder, "pyproject.toml"))
@@ -103,13 +110,14 @@ def make(module, path, fits):
     with tempfile.TemporaryDirectory(prefix="trimtab-bundle-") as place:
         venv, wheels = os.path.join(place, "venv"), os.path.join(place, "wheels")
         lock = os.path.join(source, "requirements.lock")
+        pins = {"PIP_CONSTRAINT": lock} if os.path.exists(lock) else {}
         pip = [os.path.join(venv, "bin", "python"), "-m", "pip", "--disable-pip-version-check", "-q"]
         for argv in (
             [python, "-m", "venv", venv],
-            [*pip, "wheel", "-w", wheels, "-c", lock, source],
+            [*pip, "wheel", "-w", wheels, source],
             [*pip, "download", "--no-deps", "-d", wheels, "pip"],
         ):
-            code, out, err = module.run_command(argv, environ_update={"PIP_CONSTRAINT": lock})
+            code, out, err = module.run_command(argv, environ_update=pins)
             if code:
                 module.fail_json(msg="cannot make the archive: {}: {}".format(" ".join(argv[:6]), last(out + err)))
         with open(os.path.join(wheels, FITS), "w", encoding="ascii") as file:
@@ -134,9 +142,15 @@ def main():
     if not version:
         module.fail_json(msg=f"{python} does not run here: set trimtab_controller_python")
     fits = f"Python {version} on {os.uname().machine}"
-    name = release(source, version + os.uname().machine)
+    try:
+        named = release_of_wheel if source.endswith(".whl") else release
+        name = named(source, version + os.uname().machine)
+    except (OSError, IndexError) as error:
+        module.fail_json(msg=f"{source} cannot be read: {error}")
     if not name:
-        module.fail_json(msg=f"{source} is no clone of trimtab: set trimtab_source or trimtab_bundle")
+        module.fail_json(
+            msg=f"{source} is neither a clone of trimtab nor its wheel: set trimtab_source or trimtab_bundle"
+        )
     path = os.path.join(module.params["folder"], f"trimtab-{name}.tar")
     changed = not os.path.exists(path)
     try:

@@ -95,7 +95,8 @@ def missing(module, packages, family):
         have = {line.split()[0] for line in out.splitlines() if line.endswith(" installed")}
     else:
         _, out, _ = module.run_command(["rpm", "-q", "--qf", "%{NAME}\n", *packages])
-        have = set(out.split())
+        # Of one that is missing it says so in words, to stdout as well.
+        have = set(out.splitlines())
     return [name for name in packages if name not in have]
 
 
