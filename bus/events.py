@@ -55,6 +55,8 @@ class Probe(Event, frozen=True):
     """raw tracepoint, tracepoint, fentry, kprobe, cgroup, /proc, netlink; empty when the probe is off."""
     reason: Text
     """Why a better road, or any, was not to be had; empty when all is well."""
+    offsets_bytes: dict[Name, Count] = {}
+    """Where in this kernel's structures it reads: "sock.sk_rcvbuf" -> bytes from the structure's start."""
 
 
 class Netns(Event, frozen=True):

@@ -157,7 +157,8 @@ class BpfSource:
         events: list[AnyEvent] = []
         if changed or t_ns >= self._due_ns:
             self._due_ns = t_ns + REPUBLISH_NS
-            events += [schema.Probe(t_ns, *row) for row in self._roads()]
+            offsets = {row.name: row.offsets for row in self._attached.rows.values()} if self._attached else {}
+            events += [schema.Probe(t_ns, *row, offsets.get(row[0], {})) for row in self._roads()]
             events += self._losses(t_ns)
         if self._attached:
             found = self._attached.read(readable)

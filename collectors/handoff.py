@@ -4,9 +4,9 @@
                                            "ring": 0, "link": 1}, ...]}
 
 `ring`, `link` and `drops` are places among the descriptors sent along; a probe that is off has an empty road and
-neither, with a reason. A probe whose records hold a number of one of the kernel's enumerations adds its names, as
-`"names": {"6": "SOCKET_RCVBUFF"}`. Only root and our own user are listened to. Whatever else arrives is one
-HandOffError, and no descriptor is left open.
+neither, with a reason. Each other one adds where it reads, as `"offsets": {"sock.sk_rcvbuf": 244}`; one whose records
+hold a number of one of the kernel's enumerations its names, as `"names": {"6": "SOCKET_RCVBUFF"}`. Only root and our
+own user are listened to. Whatever else arrives is one HandOffError, and no descriptor is left open.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from bpf import PROBES
-from bus.schema import Name, Text
+from bus.schema import Count, Name, Text
 
 PACKET_BYTES = 64 * 1024
 DESCRIPTORS = 64
@@ -44,6 +44,8 @@ class Row(Struct, frozen=True, forbid_unknown_fields=True):
     link: int = -1
     names: dict[int, Name] = {}
     """What the numbers of the row's enumeration are called in this kernel."""
+    offsets: dict[Name, Count] = {}
+    """Where the members are that the probe reads."""
 
 
 class _Packet(Struct, frozen=True, forbid_unknown_fields=True):

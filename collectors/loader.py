@@ -27,9 +27,10 @@ from typing import Any, NamedTuple, NoReturn
 if not __package__:  # -I leaves our folder out; last, so that nothing of the distribution's is overlaid
     sys.path.append(str(Path(__file__).resolve().parent.parent))
 
-from bpf import BITS, PROBES, ROAD_NAMES, Field, Names, Probe, Road
+from bpf import PROBES, ROAD_NAMES, Probe, Road
 from bpf.compiler import CompileError, Compiler, Module
 from bpf.libbpf import BPF_F_MMAPABLE, BPF_MAP_TYPE_ARRAY, BPF_MAP_TYPE_RINGBUF, Btf, Libbpf, UnavailableError
+from bpf.places import constants, places
 from bpf.roads import Roads
 
 EX_USAGE = 64
@@ -49,6 +50,8 @@ class Ready(NamedTuple):
     """Why the others are not taken."""
     missing: list[str]
     """Optional members that this kernel lacks."""
+    offsets: dict[str, int]
+    """Where the others are."""
 
     @property
     def part(self) -> bool:
@@ -62,6 +65,7 @@ class Taken(NamedTuple):
     road: str
     reason: str
     link: int = -1
+    offsets: dict[str, int] | None = None
 
 
 class Loader:
@@ -101,13 +105,13 @@ class Loader:
 
     def _prepare(self, probe: Probe, btf: Btf, roads: Roads) -> Ready | None:
         try:
-            flags, missing = _places(probe, btf)
+            flags, missing, offsets = places(probe, btf)
             if probe.names:
                 found = btf.names(probe.names.enumeration)
                 self.names[probe.name] = {
                     number: name.removeprefix(probe.names.prefix) for number, name in found.items()
                 }
-                flags += _constants(probe.names, self.names[probe.name])
+                flags += constants(probe.names, self.names[probe.name])
             ring = self._libbpf.map_create(BPF_MAP_TYPE_RINGBUF, probe.name[:15], 0, probe.ring_bytes)
         except (UnavailableError, OSError) as error:
             self.taken[probe.name] = Taken("", self.explain(error))
@@ -115,7 +119,7 @@ class Loader:
         self.rings[probe.name] = ring
         row = [f"-DRING_{probe.name}={ring}", f"-DROW_{probe.name}={PROBES.index(probe)}"]
         row.append(f"-DRECORD_{probe.name}={probe.record.size}")
-        return self._barred(Ready(probe, probe.roads, flags + row, [], missing), roads)
+        return self._barred(Ready(probe, probe.roads, flags + row, [], missing, offsets), roads)
 
     def _barred(self, one: Ready, roads: Roads) -> Ready:
         """Without the roads at its front that no program may take."""
@@ -182,7 +186,7 @@ class Loader:
                 one.reasons.append(self._reason(road, error))
                 continue
             told = "; ".join(one.reasons + one.missing + caveat)
-            self.taken[one.probe.name] = Taken(ROAD_NAMES[road.kind], told, link)
+            self.taken[one.probe.name] = Taken(ROAD_NAMES[road.kind], told, link, one.offsets)
             return
         self.taken[one.probe.name] = Taken("", "; ".join(one.reasons))
 
@@ -208,36 +212,6 @@ def lockdown(root: Path) -> str:
     return ""
 
 
-def _places(probe: Probe, btf: Btf) -> tuple[list[str], list[str]]:
-    """Flags that say where the members are, and which optional ones are missing."""
-    flags: list[str] = []
-    missing: list[str] = []
-    for field in probe.fields:
-        try:
-            place = btf.place(field)
-        except UnavailableError as error:
-            if field.essential:
-                raise
-            missing.append(f"{error}")
-            flags += _macros(field, -1, 0, 8)
-        else:
-            flags += _macros(field, *place)
-    return flags, missing
-
-
-def _macros(field: Field, offset: int, shift: int, bits: int) -> list[str]:
-    found = [f"-DOFF_{field.macro}={offset}"]
-    return [*found, f"-DSHIFT_{field.macro}={shift}", f"-DBITS_{field.macro}={bits}"] if field.size == BITS else found
-
-
-def _constants(names: Names, found: dict[int, str]) -> list[str]:
-    numbers = {name: number for number, name in found.items()}
-    for name in names.constants:
-        if name not in numbers:
-            raise UnavailableError(f"no {names.prefix}{name} in BTF")
-    return [f"-DNAMED_{name}={numbers[name]}" for name in names.constants]
-
-
 def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:
     """The packet: JSON, and the descriptors it counts from 0. Without a loader, every probe is off for this reason."""
     descriptors: list[int] = []
@@ -249,6 +223,7 @@ def message(loader: Loader | None, reason: str = "") -> tuple[bytes, list[int]]:
             row |= {"ring": len(descriptors), "link": len(descriptors) + 1}
             descriptors += [loader.rings[probe.name], taken.link]
             row |= {"names": loader.names[probe.name]} if probe.names else {}
+            row["offsets"] = taken.offsets
         rows.append(row)
     head: dict[str, Any] = {"version": VERSION, "probes": rows}
     if descriptors and loader:

@@ -21,6 +21,7 @@ import pytest
 from pyroute2 import IPRoute
 
 from bpf import _KFREE_SKB, PROBES
+from bpf.libbpf import Libbpf
 from bus import roles, schema
 from bus.schema import AnyEvent
 from collectors import loader
@@ -230,6 +231,18 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
     }
     # Where no function may be watched (CONFIG_FPROBE, lockdown), the next road: and it says why.
     assert watch.roads["ip_frag"] in (("fentry", ""), ("raw tracepoint, typed", "fentry: not permitted"))
+
+
+def test_each_probe_says_where_in_the_kernel_it_reads_as_btf_has_it(typed: Watch) -> None:
+    typed.wait(lambda: any(isinstance(event, schema.Probe) for event in typed.seen))
+    told = {event.name: event.offsets_bytes for event in typed.seen if isinstance(event, schema.Probe)}
+    btf = Libbpf().btf(Path("/sys/kernel/btf/vmlinux"))
+    try:
+        for probe in PROBES:
+            assert told[probe.name] == {f"{f.of}.{f.path}": btf.place(f).offset for f in probe.fields}
+    finally:
+        btf.close()
+    assert told["drops"]["sock.__sk_common.skc_net.net"] > 0
 
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])

@@ -24,6 +24,7 @@ FIELDS: dict[tuple[str, str], How] = {
     ("Probe", "name"): "keep",
     ("Probe", "road"): "keep",
     ("Probe", "reason"): "text",
+    ("Probe", "offsets_bytes"): "keep",
     ("Netns", "name"): "name",
     ("SysctlWrite", "comm"): "name",
     ("SysctlWrite", "name"): "sysctl",
