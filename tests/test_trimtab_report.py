@@ -409,7 +409,7 @@ def test_steps_and_spans_take_what_comes_late() -> None:
 @pytest.mark.parametrize(
     ("value", "unit", "text"),
     [(6 << 20, "bytes", "6 MiB"), (0, "bytes", "0 bytes"), (1.5e9, "bit/s", "1.5 Gbit/s"), (41_000, "us", "41 ms"),
-     (0.041, "%", "4.1 %"), (16384, "entries", "16,384 entries"), (0.25, "/s", "0.25/s")],
+     (0.041, "%", "4.1 %"), (16384, "entries", "16,384 entries"), (0.25, "/s", "0.25/s"), (8123.4, "/s", "8,123/s")],
 )  # fmt: skip
 def test_numbers_have_units(value: float, unit: str, text: str) -> None:
     assert plot.number(value, unit) == text

@@ -159,7 +159,7 @@ def number(value: float, unit: str) -> str:
     if unit == "%":
         return f"{value * 100:.3g} %"
     if unit == "/s":
-        return f"{value:.3g}/s"
+        return f"{value:,.0f}/s" if abs(value) >= 100 else f"{value:.3g}/s"
     text = f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 100 else f"{value:.3g}"
     return f"{text} {unit}".strip()
 
