@@ -42,7 +42,7 @@ def run(
 ) -> int:
     """Run in the foreground.
 
-    Until Ctrl-C, which stops every role in order and undoes all that was changed.
+    Until Ctrl-C, which stops every role in order and puts back what is on trial; what is confirmed stays.
     """
     cookies = [_cookie(word) for word in _words(netns, "--netns")]
     deciders = _words(only, "--only")
