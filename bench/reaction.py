@@ -74,7 +74,7 @@ class SmallUdp(UdpBuffer):
 
 
 class SmallFragments(IpFrag):
-    start: ClassVar[Settings] = {"net.ipv4.ipfrag_low_thresh": 0, "net.ipv4.ipfrag_high_thresh": 131072}
+    start: ClassVar[Settings] = {"net.ipv4.ipfrag_high_thresh": 131072, "net.ipv4.ipfrag_low_thresh": 0}
 
 
 class FewTracked(Conntrack):

@@ -66,8 +66,11 @@ def standing(places: Sequence[NetNs | None], settings: Settings) -> Iterator[Non
 
 
 def write_all(place: NetNs | None, settings: Settings) -> None:
-    """Twice where the first value needed the second (gc_thresh3 above gc_thresh2)."""
-    for key, value in (*reversed(settings.items()), *settings.items()):
+    """Twice, for one may be refused until another is written (ipfrag_high_thresh is never below ipfrag_low_thresh)."""
+    for key, value in reversed(settings.items()):
+        with contextlib.suppress(OSError):
+            sysctl(place, key, value)
+    for key, value in settings.items():
         sysctl(place, key, value)
 
 
