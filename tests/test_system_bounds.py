@@ -26,12 +26,12 @@ ROWS = {row.name: row for row in TUNABLES}
 WRITTEN = [row for row in TUNABLES if row.risk != "manual" and not row.instances]
 """But those of destinations, which are routes' and no sysctls."""
 FIRST = {
-    "net.ipv4.tcp_rmem[2]": ("ipv4/tcp_rmem", "4096 4096 65536"),
-    "net.ipv4.tcp_wmem[2]": ("ipv4/tcp_wmem", "4096 4096 65536"),
+    "net.ipv4.tcp_rmem": ("ipv4/tcp_rmem", "4096 4096 65536"),
+    "net.ipv4.tcp_wmem": ("ipv4/tcp_wmem", "4096 4096 65536"),
     "net.ipv4.ipfrag_high_thresh": ("ipv4/ipfrag_low_thresh", "0"),
     "net.ipv6.ip6frag_high_thresh": ("ipv6/ip6frag_low_thresh", "0"),
 }
-"""Row -> what no row is for, and would stand in the way of its lowest value."""
+"""Sysctl -> what no row is for, and would stand in the way of a lowest value."""
 
 TICKS = "net.core.netdev_budget_usecs"
 """Its least is two of the kernel's ticks, which is what stands there at first (net_hotdata in net/core/hotdata.c)."""
@@ -42,7 +42,7 @@ def families() -> list[list[Tunable]]:
     found: dict[str, list[Tunable]] = {}
     for row in WRITTEN:
         found.setdefault(row.name.rstrip("0123456789[]") if row.at_most or row.at_least else row.name, []).append(row)
-    return list(found.values())
+    return [sorted(family, key=lambda row: row.name) for family in found.values()]
 
 
 @pytest.fixture
@@ -126,7 +126,7 @@ of_the_host = [family for family in families() if family[0].scope == "host"]
 
 @pytest.mark.parametrize("family", of_namespaces, ids=lambda family: family[0].name)
 def test_a_namespaces_tunable_goes_to_its_bounds_there_and_no_further(bench: Bench, family: list[Tunable]) -> None:
-    if first := FIRST.get(family[0].name):
+    if first := FIRST.get(family[0].sysctl):
         netns.inside(bench.path, lambda: Path("/proc/sys/net", first[0]).write_text(first[1]))
     to_its_bounds(bench, family)
 
