@@ -71,7 +71,7 @@ def give_way(policy: Policy, scarcity: Scarcity, knob: Knob, event: Value) -> li
         knob.retry_ns = max(knob.retry_ns, t_ns + SPACING_NS)
     if knob.original <= 0 or knob.value <= least or not may(knob, t_ns):
         return []
-    if knob.gave_ns and t_ns - knob.gave_ns < SPACING_NS:
+    if (knob.gave_ns and t_ns - knob.gave_ns < SPACING_NS) or t_ns - knob.changed_ns < SECOND_NS:
         return []
     knob.gave_ns, knob.attempt, knob.wished, knob.back = t_ns, None, None, 0
     want = max(least, -int(-knob.value // policy.factor))
