@@ -64,7 +64,7 @@ class World:
     def add(self, number: int, booted: int = 0, like: Host | None = None) -> list[Host]:
         """So many hosts more, ready. booted: how many of them, the first, have systemd running. like: they begin with
         the files of this one, as it is installed; trimtab does not run yet."""
-        image = self._image(like) if like else None
+        image = self._image(like) if like and number else None
         first = len(self.hosts) + 1
         made = [self._host(first + each, each < booted, image) for each in range(number)]
         self.hosts |= {host.name: host for host in made}
@@ -135,7 +135,7 @@ class World:
 
     def _image(self, host: Host) -> Path:
         """The memory that is shared by all hosts that are like this one. They see it, and it stays as it is."""
-        image = self.folder / SHARED / f"{host.name}-{len(self.hosts)}"
+        image = self.folder / SHARED / str(next(_numbers))
         host.written(image)
         return image
 
