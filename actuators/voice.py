@@ -75,8 +75,8 @@ class Voice(Struct, frozen=True):
 
     def _move(self, spot: Spot, site: Site, old: int, new: int, twin: Twin | None) -> str:
         row = row_of(self.rows, spot.tunable)
-        unit = row.after if row else ""
         before, after = self._beside(spot, old, twin), self._beside(spot, new, twin)
+        unit = row.after if row and after != "none" else ""
         return f"{spot.tunable} {before} -> {after}{unit}{where(spot, site)}"
 
     def shown(self, spot: Spot, value: int) -> str:

@@ -90,6 +90,7 @@ def test_keys_of_a_destination_share_its_route_which_goes_with_the_last(start: S
     assert place.route().endswith("initcwnd 20 rto_min lock 50ms congctl bbr")
     live.gets(CONGCTL, CUBIC, believed=BBR)
     live.gets(INITCWND, 0, believed=20)
+    assert live.lines[-1].startswith(f"lowered {INITCWND} 20 -> none in netns {place.here}")
     assert place.route().endswith("advmss 1200 rto_min lock 50ms congctl cubic")
     live.gets(RTO_MIN, 0, believed=50)
     assert place.route().endswith("advmss 1200 congctl cubic")

@@ -66,6 +66,11 @@ def test_a_key_is_explained_by_its_whole_name(state: Path, tmp_path: Path, capsy
     assert not any("change 2" in line for line in text)
 
 
+def test_where_nothing_stands_there_is_no_unit(state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    explain.show_explanation(tmp_path / "run", state, "route.initcwnd@203.0.113.0/24", False)
+    assert "stands at none" in lines(capsys)
+
+
 def test_a_row_is_explained_with_all_its_destinations(
     state: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -88,7 +88,8 @@ def _print_row(row: tables.Row, key: Tunable | None) -> None:
 def _stands(row: tables.Row, key: Tunable | None) -> str:
     if key and key.prefix:
         routes, own = Routes(Namespaces().enter), Namespaces().own
-        return f"{key.shown(routes.read(Spot(key.name, own), 0))}{key.after}"
+        stands = routes.read(Spot(key.name, own), 0)
+        return f"{key.shown(stands)}{key.after if stands else ''}"
     if row.instances:
         return f"{row.name}{AT}PREFIX, by destination"
     here = " in this network namespace" if row.scope == "netns" else ""
@@ -101,7 +102,7 @@ def _place(netns: int) -> str:
 
 def _print_change(change: Change, row: Tunable | None, of: str, story: Story) -> None:
     old, new = tables.values(change, row)
-    unit = row.after if row else ""
+    unit = row.after if row and new != "none" else ""
     print(f"\nchange {change.id}{of}, {tables.when(change)}: {old} -> {new}{unit} ({tables.where(change)})")
     print(f"  why       {change.why}")
     evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())
