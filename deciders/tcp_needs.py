@@ -19,6 +19,9 @@ ROOT = 2**0.25
 FADE_S = 600.0
 """What was so long ago counts a third."""
 TAIL = 1e-3
+"""Fewer connections than this are none."""
+HUGE = 2.0**62
+"""Evidence holds whole numbers of 64 bits."""
 CWND = 10
 """TCP_INIT_CWND, include/net/tcp.h: for so much every connection has room at once (tcp_init_buffer_space)."""
 SKB_BYTES = 640
@@ -72,8 +75,8 @@ def needed(uses: Mapping[int, Use], side: int, less: float, t_ns: int) -> Need:
     for column in sorted(pooled, reverse=True):
         left -= pooled[column]
         if left <= less * count:
-            return Need(int(ROOT**column) if column else 0, count, port)
-    return Need(0, count, port)
+            return Need(int(min(ROOT**column, HUGE)) if column else 0, min(count, HUGE), port)
+    return Need(0, min(count, HUGE), port)
 
 
 def _count(needs: dict[int, float], need: int, ended: int) -> None:

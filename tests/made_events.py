@@ -102,7 +102,7 @@ def _field(name: str, kind: Any, size: st.SearchStrategy[int]) -> st.SearchStrat
         return PLACES[name]
     if name in NAMES:
         return st.sampled_from(NAMES[name])
-    if name == "values":
+    if name in ("values", "offsets_bytes"):
         return st.dictionaries(st.sampled_from(COUNTED), size, max_size=len(COUNTED))
     if name == "available":
         return st.sampled_from((("reno", "cubic", "bbr"), ("cubic",), ()))

@@ -33,6 +33,7 @@ from bus.schema import (
     ListenQueues,
     NeighMoves,
     Owner,
+    TcpEnd,
     TcpRcvBuf,
     TcpSndBuf,
     Tick,
@@ -75,9 +76,11 @@ from trimtab.testing.worlds_room import (
     LocalPorts,
     TcpMemory,
 )
+from trimtab.testing.worlds_tcp import ShortConnections
 from trimtab.testing.worlds_udp import DEFAULT, MOST, UDP_MEM, Datagrams
 
 RMEM, WMEM = "net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"
+FIRST = ("net.ipv4.tcp_rmem[1]", "net.ipv4.tcp_wmem[1]")
 GC = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
 SAMPLE = "trimtab_icmp_answers.decider"
 MODULES: dict[str, Any] = {
@@ -147,7 +150,15 @@ def tcp(draw: st.DrawFn) -> Made:
         wscale=draw(st.sampled_from((7, 9, 14))),
     )
     limits = st.sampled_from((262_144, 30_000, 60_000, 70_000, 4 << 20))
-    return Made(("tcp_buffer",), [TcpFlow(path, limits=(draw(limits), draw(limits)))], (RMEM, WMEM))
+    flow = TcpFlow(path, limits=(draw(limits), draw(limits)))
+    short = ShortConnections(
+        draw(waves()) * draw(st.sampled_from((0.0, 3.0, 200.0))),
+        draw(waves()) * draw(st.floats(2e4, 2e7)),
+        path_bytes=draw(st.floats(2e4, 1e7)),
+        largest=(draw(st.sampled_from((6 << 20, 262_144))), draw(st.sampled_from((4 << 20, 262_144)))),
+        held=constant(draw(st.sampled_from((0.1, 0.1, 0.6)))) + draw(waves()) * draw(st.sampled_from((0.0, 0.9))),
+    )
+    return Made(("tcp_buffer",), [flow, short], (RMEM, WMEM, *FIRST))
 
 
 @st.composite
@@ -583,6 +594,11 @@ def crowd(name: str, first: int, count: int) -> Iterator[AnyEvent]:
             Drops(t_ns, netns, 1, 3, "CPU_BACKLOG", number),
             Attached(t_ns, netns, 2, 254, 1),
             Owner(t_ns, netns, 514, 42, "made up"),
+            Owner(t_ns, netns, 5201, 42, "made up", 6, number),
+            TcpEnd(t_ns, netns, 1, 2, 5201, 40000, 1 << 18, 1 << 18, 1 << 17, 100, 1448, 1 << 20, 1 << 20, 9, 1 << 17,
+                   1 << 17, 1 << 22, 1 << 22, False, False, number % 2 == 0),
+            TcpRcvBuf(t_ns + 9, netns, 1, number + 1, 2, 1, 2, 1 << 14, 1 << 18, True, 1 << 13, 1 << 13, 7, 1 << 13,
+                      40_000, 40_000, 1 << 20),
             UdpDrop(t_ns, netns, 1, number, 2, 514, 4096 + number, True, "SOCKET_RCVBUFF", number),
             ListenQueues(t_ns, netns, 1, *([number] * 8), 128, 256),
             *(Listener(t_ns, netns, 1, number + late, 80, 128, 0, number, 42, "made up") for late in range(40)),

@@ -22,7 +22,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.schema import AnyEvent, Netns, Outcome, Probe, TcpRcvBuf, TcpSndBuf, Value, Wish
+from bus.schema import (
+    AnyEvent,
+    Counters,
+    Netns,
+    Outcome,
+    Owner,
+    Probe,
+    TcpEnd,
+    TcpRcvBuf,
+    TcpSndBuf,
+    Value,
+    Wish,
+)
 from deciders import tcp_buffer
 from deciders.engine import Decider
 from deciders.tcp_limit import Policy
@@ -527,18 +539,25 @@ def test_lost_doubled_and_late_news_only_delays(seed: int, lose: float, congesti
 COUNT = st.one_of(st.integers(0, 10), st.integers(0, 2**40), st.sampled_from([0, 262144, 2**31 - 1, 2**63 - 1]))
 TIME = st.one_of(st.integers(0, 10**12), st.sampled_from([0, 10**9, 10**9 + 1, 2 * 10**9]))
 SMALL = st.integers(1, 3)
+NAMES = (
+    RMEM, WMEM, "net.ipv4.tcp_rmem[1]", "net.ipv4.tcp_wmem[1]", "net.ipv4.tcp_mem[2]", "net.ipv4.tcp_moderate_rcvbuf",
+    "x.y",
+)  # fmt: skip
 ANY: st.SearchStrategy[AnyEvent] = st.one_of(
     st.builds(TcpRcvBuf, TIME, SMALL, SMALL, SMALL, COUNT, COUNT, COUNT, COUNT, COUNT, st.booleans(), *([COUNT] * 7)),
     st.builds(TcpSndBuf, TIME, SMALL, SMALL, SMALL, COUNT, COUNT, COUNT, COUNT, COUNT, st.booleans(), *([COUNT] * 12)),
     st.builds(
-        Value, TIME, st.sampled_from([RMEM, WMEM, "x.y"]), SMALL, SMALL, COUNT, COUNT, COUNT, COUNT, st.booleans()
+        Value, TIME, st.sampled_from(NAMES), SMALL, SMALL, COUNT, COUNT, COUNT, COUNT, st.booleans()
     ),
     st.builds(
-        Outcome, TIME, st.just("tcp_buffer"), st.sampled_from([RMEM, WMEM, "x.y"]), SMALL, COUNT, COUNT,
+        Outcome, TIME, st.just("tcp_buffer"), st.sampled_from(NAMES), SMALL, COUNT, COUNT,
         st.sampled_from(["written", "advised", "refused", "failed", "reverted", "confirmed", "ceded"]),
         st.just("why"), COUNT, COUNT,
     ),
     st.builds(Netns, TIME, SMALL, SMALL, st.just(""), st.booleans()),
+    st.builds(TcpEnd, TIME, SMALL, SMALL, *([COUNT] * 15), *([st.booleans()] * 3)),
+    st.builds(Owner, TIME, SMALL, COUNT, COUNT, st.just("name"), st.sampled_from([6, 17]), SMALL),
+    st.builds(Counters, TIME, SMALL, st.just("net/sockstat"), st.fixed_dictionaries({"TCP.mem": COUNT})),
     st.builds(Probe, TIME, st.sampled_from(["tcp_rcvbuf", "tcp_sndbuf"]), st.sampled_from(["", "/proc"]), st.just("")),
 )  # fmt: skip
 
@@ -552,9 +571,10 @@ def test_no_events_lead_to_a_wish_that_is_no_step(events: list[AnyEvent]) -> Non
         for wish in wishes:
             assert decode(Wish, encode(wish)) == wish
             assert wish.t_ns == event.t_ns
-            assert wish.tunable in (RMEM, WMEM)
+            assert wish.tunable in NAMES[:4]
             assert abs(wish.want - wish.believed) <= max(1, wish.believed / 2)
             assert wish.want != wish.believed
+        assert all(tcp_buffer.advice(state)) or not tcp_buffer.advice(state)
 
 
 def test_the_sentence_and_the_evidence_say_what_an_operator_needs() -> None:
