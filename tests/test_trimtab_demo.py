@@ -13,12 +13,14 @@ import time
 from collections.abc import Callable, Sequence
 from glob import glob
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from rich.console import Console
 
-from actuators.records import Change
+from actuators.journal import Journal
+from actuators.records import Change, Intent, Site, Spot
 from trimtab import demo, demo_view
 from trimtab.demo import LIMIT_BYTES, PATH, Stage
 from trimtab.demo_view import View
@@ -252,6 +254,17 @@ def shown(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
         view.report(STAGES)
     file.seek(0)
     return file.read()
+
+
+def test_a_change_that_is_just_being_made_is_not_told_of_twice(tmp_path: Path) -> None:
+    spot = Spot("net.ipv4.tcp_rmem[2]", 7)
+    with contextlib.closing(Journal(tmp_path / "state", "a-boot")) as journal:
+        journal.intend(Intent(spot, Site(), "tcp_buffer", 1, 2, "why", {}, 1))
+        running = Instance.__new__(Instance)
+        running.folder, running._keeper = tmp_path, cast("Any", SimpleNamespace(poll=lambda: None))
+        assert running.changes() == []
+        journal.settle(spot, (1,), "trial", "", 2)
+        assert [change.id for change in running.changes()] == [1]
 
 
 def test_a_pipe_gets_whole_lines_without_colour(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,7 +80,8 @@ class Instance:
         if self._keeper.poll() is not None:
             raise InstanceError(f"trimtab has ended: {self._last_words()}")
         try:
-            return history(self.folder / "state")
+            # What is just about to be made is told of when it is.
+            return [change for change in history(self.folder / "state") if change.state != "intent"]
         except JournalError as error:
             if error.errno != errno.ENOENT:
                 raise
