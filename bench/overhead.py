@@ -101,7 +101,7 @@ def iperf3(a: NetNs, b: NetNs, address: str, more: list[str], seconds: float) ->
     time.sleep(0.3)
     argv = ["iperf3", "-J", "-c", address, "-t", str(max(1, round(seconds))), *more]
     result = json.loads(a.command(argv, timeout_s=60))
-    server.wait(10)
+    server.wait(60)
     end = result["end"]
     return float((end["sum_received"] if "sum_received" in end else end["sum"])["bits_per_second"])
 

@@ -37,13 +37,17 @@ def scarce():
         with open(HIGH.replace("high", name), "w") as file:
             file.write(str(value))
 
+def high():
+    with open(HIGH) as file:
+        return int(file.read())
+
 def tuned(until_s):
     "Fragments that do not fit, until there is more room: how long it took."
-    # Three of four datagrams are never complete: what waits for their rest takes the room.
+    # Of datagrams that are never complete: what waits for their rest takes the room.
     began_s = time.monotonic()
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sender:
         number = 0
-        while int(open(HIGH).read()) <= {TOO_SMALL}:
+        while high() <= {TOO_SMALL}:
             if time.monotonic() > began_s + until_s:
                 return 1e9
             for at in range(20):
