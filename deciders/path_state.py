@@ -25,6 +25,8 @@ SHORT_BYTES = 15_000
 SHORTS = 40
 SHORT_LOSS = 0.001
 MOST_US = 1 << 40
+MSS, LEFT = 1448, 1.7
+"""Of a segment in each round trip, by the root of the loss: cubic's part, a little above that of Reno."""
 
 
 class Arm(Struct):
@@ -125,11 +127,12 @@ def worth(policy: Policy, path: Path, place: Place, t_ns: int) -> Try | None:
 
 def _other_algorithm(policy: Policy, path: Path, place: Place, t_ns: int) -> Try | None:
     arm = path.arms.get(place.standing)
-    if arm is None or "congctl" in path.tries:
+    now = fresh(policy, arm.line, t_ns) if arm and "congctl" not in path.tries else None
+    if now is None or not 0 < now.lasts_s <= policy.lasts_s or now.sums.connections < CONNECTIONS:
         return None
-    word = next((each for each in policy.candidates if _may(path, place, each, t_ns)), "")
-    now = fresh(policy, arm.line, t_ns)
-    if not word or now is None or not 0 < now.lasts_s <= policy.lasts_s or now.sums.connections < CONNECTIONS:
+    may = (each for each in policy.candidates if _may(path, place, each, t_ns) and hopeful(path, each, now))
+    word = next(may, "")
+    if not word:
         return None
     reason = why(policy, path, place, now)
     if not reason:
@@ -142,6 +145,14 @@ def _may(path: Path, place: Place, word: str, t_ns: int) -> bool:
     if word == place.standing or word not in place.available or word not in ALGORITHMS[1:]:
         return False
     return t_ns >= path.rest_ns.get(word, 0) and not forbidden(path, word)
+
+
+def hopeful(path: Path, word: str, now: Score) -> bool:
+    """What losses leave an algorithm that takes each for congestion is known (Mathis et al., 1997): a try where that is
+    less than what there is would only leave connections behind that crawl."""
+    if word == "bbr" or not now.loss:
+        return True
+    return LEFT * MSS / (path.rtt_us / 1e6 * now.loss**0.5) >= now.rate
 
 
 def forbidden(path: Path, word: str) -> bool:

@@ -54,7 +54,7 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     """... or waits so long on the way."""
     slice_s: Annotated[float, Meta(ge=0.5, le=60)] = 5.0
     """What is measured is looked at in slices that last so long at least."""
-    lasts_s: Annotated[float, Meta(ge=0.1, le=120)] = 30.0
+    lasts_s: Annotated[float, Meta(ge=0.1, le=30)] = 10.0
     """Connections that last longer keep what they began with, so that a try could not be ended: none there."""
     initcwnd: Annotated[int, Meta(ge=0, le=64)] = 20
     """Segments at once for short connections over long paths; 0: as it is."""

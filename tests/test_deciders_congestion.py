@@ -271,7 +271,7 @@ def test_on_a_path_with_losses_connections_are_ten_times_as_fast_and_the_hours_g
     alone, world = Destination(**LOSSY), Destination(**LOSSY)
     loop = Loop(["congestion"], [world]).run(3900)
     run(alone, 3900)
-    assert goodput(world) > 10 * goodput(alone)
+    assert world.goodput > 10 * alone.goodput
     assert [change.new for change in loop.of(KEY)] == [BBR, BBR]
     assert loop.refused == []
 
@@ -283,7 +283,7 @@ def test_short_connections_over_a_long_path_begin_with_a_larger_window() -> None
     assert loop.of(KEY) == []
     alone = Destination(constant(10.0), size=25_000, rtt_s=0.08)
     run(alone, 120)
-    assert goodput(world) > 1.5 * goodput(alone)
+    assert world.goodput > 1.5 * alone.goodput
 
 
 @st.composite
@@ -312,11 +312,6 @@ def run(world: Destination, seconds: int) -> None:
             pass
 
 
-def goodput(world: Destination) -> float:
-    """Bytes/s of connections that have something to send."""
-    return world.delivered / max(1e-9, world.busy_s)
-
-
 @tries(5)
 @given(destinations())
 def test_on_no_path_is_the_goodput_over_an_hour_less_than_the_defaults_by_more_than_the_margin(
@@ -325,7 +320,7 @@ def test_on_no_path_is_the_goodput_over_an_hour_less_than_the_defaults_by_more_t
     alone, world = Destination(**path), Destination(**path)
     loop = Loop(["congestion"], [world]).run(3600)
     run(alone, 3600)
-    assert goodput(world) >= (1 - MARGIN) * goodput(alone), loop.changes
+    assert world.goodput >= (1 - MARGIN) * alone.goodput, loop.changes
     assert world.delivered >= (1 - MARGIN) * alone.delivered, loop.changes
     assert loop.refused == []
     if path["rtt_s"] < 0.001:

@@ -49,14 +49,16 @@ class Destination:
     standing: str = "cubic"
     available: tuple[str, ...] = ("reno", "bbr", "cubic")
     bad: str = ""
-    """An algorithm that gets a hundredth of everything."""
+    """An algorithm that gets a tenth of everything."""
     prefix: str = "10.1.2.0/24"
     netns: int = 77
     seed: int = 1
     every_s: float = 1.0
     delivered: float = 0.0
-    busy_s: float = 0.0
-    """What connections had something to send, all added up."""
+    rates: float = 0.0
+    """Of each turn what a connection got on average while it had something to send, bytes/s; all added up, ..."""
+    turns: int = 0
+    """... and how many they are."""
     values: Mapping[Spot, int] = field(default_factory=dict)
     _going: list[Connection] = field(default_factory=list)
     _totals: dict[str, list[float]] = field(default_factory=dict)
@@ -68,6 +70,11 @@ class Destination:
     def spot(self) -> Spot:
         """The key of its congestion control."""
         return Spot(f"route.congctl@{self.prefix}", self.netns)
+
+    @property
+    def goodput(self) -> float:
+        """Bytes/s of a connection that has something to send, averaged over the time."""
+        return self.rates / max(1, self.turns)
 
     def turn(self, seconds: float, t_ns: int, now: Mapping[Spot, int]) -> Iterator[AnyEvent]:
         """As the probe tells it, each second."""
@@ -90,6 +97,7 @@ class Destination:
 
     def _send(self, seconds: float, passed_s: float, window: int) -> set[str]:
         told: set[str] = set()
+        got = spent_s = 0.0
         share = max(1.0, self.bandwidth(seconds)) / max(1, len(self._going))
         for one in self._going:
             told.add(one.algorithm)
@@ -99,7 +107,7 @@ class Destination:
             sent = min(one.left, rate * busy_s)
             one.left, one.sent, one.busy_s = one.left - sent, one.sent + sent, one.busy_s + busy_s
             self.delivered += sent
-            self.busy_s += busy_s
+            got, spent_s = got + sent, spent_s + busy_s
             if one.sent >= BULK or one.left > 0:
                 again = sent / MSS * loss
                 ended = float(one.left <= 0)
@@ -107,13 +115,15 @@ class Destination:
             else:
                 again = one.sent / MSS * loss
                 self._add(one.algorithm, 8, 1, one.sent, one.busy_s * 1e6, one.sent / MSS + again, again)
+        if spent_s:
+            self.rates, self.turns = self.rates + got / spent_s, self.turns + 1
         self._going = [one for one in self._going if one.left > 0]
         return told
 
     def _fare(self, algorithm: str, share: float, loss: float) -> tuple[float, float, float]:
         """Bytes/s, the share sent again, the round trip."""
         if algorithm == self.bad:
-            return max(1.0, share / 100), loss, self.rtt_s
+            return max(1.0, share / 10), loss, self.rtt_s
         if algorithm == "bbr":
             local = 0.55 if self.rtt_s < LOCAL_S else 1.0
             more = 0.1 if self.queue_s < self.rtt_s / 10 else 0.0
