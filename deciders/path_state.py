@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from msgspec import Struct, field
 
 from bus.schema import Flows
@@ -152,7 +154,7 @@ def hopeful(path: Path, word: str, now: Score) -> bool:
     less than what there is would only leave connections behind that crawl."""
     if word == "bbr" or not now.loss:
         return True
-    return LEFT * MSS / (path.rtt_us / 1e6 * now.loss**0.5) >= now.rate
+    return LEFT * MSS / (path.rtt_us / 1e6 * math.sqrt(now.loss)) >= now.rate
 
 
 def forbidden(path: Path, word: str) -> bool:

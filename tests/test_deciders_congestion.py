@@ -102,6 +102,14 @@ def test_none_is_tried_that_stands_or_is_not_there_nor_for_long_connections_nor_
     assert wishes == []
 
 
+@pytest.mark.parametrize(("busy_us", "tried"), [(100_000, False), (8_000_000, True)])
+def test_where_bbr_stands_cubic_is_tried_only_if_losses_leave_it_as_much(busy_us: int, tried: bool) -> None:
+    """1 % of losses and 40 ms leave it some 600 kB/s."""
+    state, probe = congestion.start(Policy()), Probe(algorithm="bbr")
+    wishes = tell(state, algorithms(0, "bbr"), *(probe.after(at * SEC, busy_us) for at in range(1, 30)))
+    assert {wish.want for wish in wishes} == ({CUBIC} if tried else set())
+
+
 def kept(state: State, at: int = 16) -> list[Wish]:
     """bbr is written, and five times as fast; what was wished for."""
     fast = Probe(algorithm="bbr")
