@@ -13,6 +13,7 @@ was called how often, for how long on average, and what share of one core that i
 from __future__ import annotations
 
 import argparse
+import contextlib
 import ctypes
 import json
 import socket
@@ -101,7 +102,11 @@ def iperf3(a: NetNs, b: NetNs, address: str, more: list[str], seconds: float) ->
     time.sleep(0.3)
     argv = ["iperf3", "-J", "-c", address, "-t", str(max(1, round(seconds))), *more]
     result = json.loads(a.command(argv, timeout_s=60))
-    server.wait(60)
+    with contextlib.suppress(subprocess.TimeoutExpired):  # what it had to say, it said to the client
+        server.wait(10)
+    server.kill()
+    if "error" in result:
+        sys.exit(f"iperf3: {result['error']}")
     end = result["end"]
     return float((end["sum_received"] if "sum_received" in end else end["sum"])["bits_per_second"])
 

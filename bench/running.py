@@ -17,7 +17,7 @@ import zmq
 
 from bus import link, roles
 
-READY_S = 20.0
+READY_S = 60.0
 STOP_S = 20.0
 
 
