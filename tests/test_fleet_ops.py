@@ -174,42 +174,50 @@ class Starting:
         return {"ready": now == 3, "problem": "not running: some", "roles": roles}
 
 
+class Clock:
+    """Goes on when somebody sleeps."""
+
+    now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+
 @pytest.mark.parametrize(
-    ("up", "child", "patience", "limit", "words"),
+    ("up", "alive", "limit", "words"),
     [
-        # Slow, but it comes: longer than its patience in all.
-        ([0, 0, 1, 1, 2, 2, 3], "sleep 9", 0.5, 9, ""),
-        ([0, 1], "sleep 9", 0.3, 9, "no nearer to it for .*: not running: some"),
+        # Slow, but it comes: it takes longer in all than its patience, of 10 s.
+        ([0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3], True, 99, ""),
+        ([0, 1], True, 99, "no nearer to it for .*: not running: some"),
         # Up and down by turns is no progress.
-        ([1, 0] * 9 + [0], "sleep 9", 0.3, 9, "no nearer"),
-        ([0, 1, 1, 2], "sleep 9", 0.5, 0.4, "not ready within"),
-        ([0], "true", 9, 9, "did not start: it said nothing"),
+        ([1, 0] * 50, True, 50, "no nearer"),
+        ([0, 1, 1, 2], True, 5, "not ready within"),
+        ([0], False, 99, "did not start: it said nothing"),
     ],
 )
 def test_a_start_is_waited_for_as_long_as_it_comes_nearer(
-    collection: str,
-    monkeypatch: pytest.MonkeyPatch,
-    up: list[int],
-    child: str,
-    patience: float,
-    limit: float,
-    words: str,
+    collection: str, monkeypatch: pytest.MonkeyPatch, up: list[int], alive: bool, limit: int, words: str
 ) -> None:
     module = importlib.import_module(f"{collection}.modules.trimtab_service")
-    monkeypatch.setattr(module, "STEP_MAX_S", 0.2)
+    monkeypatch.setattr(module, "time", Clock())
     monkeypatch.setattr(module, "LOG", "/nowhere")
-    service = module.Service(FakeModule(patience=patience, limit=limit), Starting(*up), False)
+    service = module.Service(FakeModule(patience=10, limit=limit), Starting(*up), False)
     monkeypatch.setattr(service, "holder", lambda: 0)
-    with subprocess.Popen(child.split()) as process:
-        service.child = process
+    with subprocess.Popen(["sleep", "60"] if alive else ["true"]) as service.child:
+        if not alive:
+            service.child.wait()
         try:
             if words:
                 with pytest.raises(Exception, match=words):
                     service.wait()
             else:
                 assert service.wait()["ready"]
+                assert module.time.now_s > 10
         finally:
-            process.kill()
+            service.child.kill()
 
 
 def played(tmp_path: Path, play: str, *words: str, **variables: Any) -> str:
