@@ -56,6 +56,8 @@ class Traffic:
         self._listener = there.run(socket.create_server, ("", PORT), backlog=64)
         jobs = [self._serve, *[lambda: netns.inside(f"/proc/self/fd/{self.here.fd}", self._send)] * AT_ONCE]
         self._threads = [threading.Thread(target=job) for job in jobs]
+
+    def begin(self) -> None:
         for thread in self._threads:
             thread.start()
 
@@ -80,10 +82,11 @@ class Traffic:
 
     def close(self) -> None:
         self._ended.set()
-        for thread in self._threads[1:]:
-            thread.join()
-        self.here.run(socket.create_connection, (THERE, PORT)).close()
-        self._threads[0].join()
+        if self._threads[0].is_alive():
+            for thread in self._threads[1:]:
+                thread.join()
+            self.here.run(socket.create_connection, (THERE, PORT)).close()
+            self._threads[0].join()
         self._listener.close()
 
 
@@ -107,6 +110,7 @@ def ours(here: NetNs) -> str:
 
 def test_in_advise_another_algorithm_is_named_and_nothing_done(trimtab: Trimtab, traffic: Traffic) -> None:
     trimtab.start("--mode", "advise", "--only", "congestion", "--netns", str(traffic.here.cookie))
+    traffic.begin()
     trimtab.until(lambda: trimtab.documents("history"), "advice", 60)
     assert ours(traffic.here) == ""
     (change, *_) = trimtab.documents("history")
@@ -120,6 +124,7 @@ def test_in_enforce_new_connections_have_the_faster_one_for_good_and_after_the_e
     trimtab: Trimtab, traffic: Traffic
 ) -> None:
     trimtab.start("--only", "congestion", "--netns", str(traffic.here.cookie))
+    traffic.begin()
     trimtab.until(lambda: ours(traffic.here), "a route of ours", 60)
     assert ours(traffic.here).startswith(f"{PREFIX} via 10.77.0.2 dev tun0")
     assert "congctl bbr" in ours(traffic.here)
