@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 from typing import ClassVar
 
-from running import need_root, percentile, running
+from running import end_in_order, need_root, percentile, running
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "scenarios"))
 
@@ -140,6 +140,7 @@ def report(kind: type[Scene], found: list[tuple[str, float]]) -> None:
 
 def main() -> None:
     need_root()
+    end_in_order()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="parts of tuners' names; default: all")
     parser.add_argument("--rounds", type=int, default=3)

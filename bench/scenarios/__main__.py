@@ -24,7 +24,7 @@ HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
 from packets import Backlog, Budget, IpFrag, UdpBuffer  # noqa: E402
-from running import need_root, running  # noqa: E402
+from running import end_in_order, need_root, running  # noqa: E402
 from scene import Scene, Settings, standing  # noqa: E402
 from streams import ListenQueue, Ports, TcpBuffer, TcpMemory  # noqa: E402
 from tables import Conntrack, Neighbours  # noqa: E402
@@ -116,6 +116,7 @@ def row(kind: type[Scene], learn_s: float, tapes: Path | None) -> float:
 def main() -> int:
     """All that are asked for. 0 when each meets the goal."""
     need_root()
+    end_in_order()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="parts of scenarios' names; default: all")
     parser.add_argument("--learn", type=float, default=30.0, help="seconds of traffic before trimtab is measured")
