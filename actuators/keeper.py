@@ -17,66 +17,15 @@ from msgspec.structs import replace
 
 from actuators import originals
 from actuators.gate import HOUR_NS
+from actuators.holds import Holds
 from actuators.journal import Journal
 from actuators.pace import Move, Pace
-from actuators.records import ON_TRIAL, STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, Twin, stamp
+from actuators.records import STANDING, Confirmed, Hold, Intent, Site, Spot, State, Stood, stamp
 from actuators.relations import Relations
+from actuators.standing import Leftover, Standing, logged
 from actuators.state_dir import JournalError
-from bus.tunables import base
 
 Result = TypeVar("Result")
-
-
-class Standing(Struct):
-    """A key where a value of ours stands."""
-
-    spot: Spot
-    site: Site
-    original: int
-    stands: int
-    """What we last wrote there: another value is somebody else's."""
-    changes: dict[int, Stood]
-    """The changes that led here by their ids, oldest first."""
-    since_ns: int = 0
-    """When it became ours, CLOCK_MONOTONIC; 0: before this process began."""
-
-    @property
-    def newest(self) -> int:
-        """Id of the newest change, 0 where none is known."""
-        return max(self.changes, default=0)
-
-    def on_trial(self) -> tuple[int, ...]:
-        """The ids of the changes on trial, oldest first. They are the newest: confirming one confirms those before."""
-        return tuple(number for number, stood in self.changes.items() if stood.state in ON_TRIAL)
-
-    def before(self, change: int) -> int:
-        """What stood there before this change of ours."""
-        return self.original if change == min(self.changes) else self.changes[change].old
-
-    @property
-    def twin(self) -> Twin | None:
-        """What stood in its twin where the original is 0."""
-        return self.changes[self.newest].twin if self.changes else None
-
-    @property
-    def decider(self) -> str:
-        """Who asked for the newest change."""
-        return self.changes[self.newest].decider if self.changes else ""
-
-
-class Leftover(Struct, frozen=True):
-    """A key where an earlier process may have left a value of ours."""
-
-    spot: Spot
-    site: Site
-    original: int
-    last_written: int | None
-    stood: list[Stood]
-
-    @property
-    def twin(self) -> Twin | None:
-        """What stood in its twin where the original is 0."""
-        return self.stood[-1].twin if self.stood else None
 
 
 class _Pending(Struct, frozen=True):
@@ -97,10 +46,9 @@ class Keeper:
         """Why nothing can be journaled, and so nothing be changed; empty when all is well."""
         self._folder = folder
         self._boot_id = boot_id
-        self._own = own
         self._relations = relations
         self._journal: Journal | None = None
-        self._holds: dict[Spot, Hold] = {}
+        self._holds = Holds(own, relations)
         self.pace = Pace()
         """What was changed within the last hour."""
         self._paced = False
@@ -151,16 +99,7 @@ class Keeper:
         try:
             found = self._from_journal()
         except JournalError:
-            found = [
-                Leftover(
-                    line.spot,
-                    line.site,
-                    line.original,
-                    None,
-                    [Stood(0, line.decider, line.old, line.new, "intent", twin=line.twin)],
-                )
-                for line in originals.read(self._folder, self._boot_id).writes
-            ]
+            found = logged(originals.read(self._folder, self._boot_id).writes)
         known = self.standing.keys() | {one.spot for one in self._pending}
         return [one for one in found if one.spot not in known]
 
@@ -203,7 +142,7 @@ class Keeper:
         if kept:
             ids = ids or tuple(kept.changes)
             self._remember(kept, ids, state, stands)
-        hold = self._new_hold(spot, held) if held else None
+        hold = self._holds.new(spot, held) if held else None
         self._later(
             spot,
             lambda journal: journal.settle(
@@ -211,51 +150,42 @@ class Keeper:
             ),
         )
         if hold:
-            self._holds[spot] = hold
-            for tied in self._relations.family(spot.tunable):
-                if tied != spot.tunable:
-                    self._hold_tied(self._new_hold(Spot(tied, spot.netns), f"tied to {spot.tunable}: {held}"))
+            self._holds.add([hold])
+            for tied in self._holds.tied(spot, held):
+                self._holds.add([tied])
+                self._later(tied.spot, partial(Journal.hold, hold=tied))
 
     # --- holds ----------------------------------------------------------------------------------------------------
 
     def held(self, spot: Spot) -> str:
         """Why hands are off this key; empty when they are not."""
-        # A row of many keys is held with all of them.
-        names = dict.fromkeys((spot.tunable, base(spot.tunable)))
-        spots = [Spot(name, netns) for name in names for netns in (spot.netns, 0)]
-        hold = next((self._holds[one] for one in spots if one in self._holds), None)
-        return hold.why if hold else self.ceded.get(spot, "")
+        return self._holds.why(spot) or self.ceded.get(spot, "")
 
     def holds(self) -> list[Hold]:
         """Every hold."""
-        return list(self._holds.values())
+        return self._holds.all()
 
     def hold(self, spot: Spot, why: str, seconds: int = 0) -> list[str]:
         """Hands off a key and those tied to it, for so long (0: until release). Returns their names."""
         names = self._relations.family(spot.tunable)
         for name in names:
-            hold = self._new_hold(Spot(name, spot.netns), why, seconds)
+            hold = self._holds.new(Spot(name, spot.netns), why, seconds)
             self._try(partial(Journal.hold, hold=hold))
-            self._holds[hold.spot] = hold
+            self._holds.add([hold])
         return names
 
     def release(self, spot: Spot) -> list[Spot]:
         """A key, and those tied to it, may be touched again; netns 0: everywhere. Returns what was held."""
-        names = self._relations.family(spot.tunable)
-        held = [
-            one
-            for one in self._holds
-            if not {one.tunable, base(one.tunable)}.isdisjoint(names) and spot.netns in (0, one.netns)
-        ]
+        held = self._holds.of(spot)
         for one in held:
             self._try(partial(Journal.release, spot=one))
-            del self._holds[one]
+            self._holds.drop(one)
         return held
 
     # --- how ------------------------------------------------------------------------------------------------------
 
     def _load(self, journal: Journal) -> None:
-        self._holds |= {hold.spot: hold for hold in journal.holds()}
+        self._holds.add(journal.holds())
         if self._paced:
             # What was changed or put back since is known here, and perhaps not yet there.
             return
@@ -273,7 +203,7 @@ class Keeper:
         ]
 
     def _renumber(self, journal: Journal) -> None:
-        for hold in self._holds.values() if journal.fresh else ():
+        for hold in self._holds.all() if journal.fresh else ():
             journal.hold(hold)
         for kept in self.standing.values():
             if journal.fresh:
@@ -303,20 +233,10 @@ class Keeper:
             self._pending[0].write(journal)
             self._pending.pop(0)
 
-    def _new_hold(self, spot: Spot, why: str, seconds: int = 0) -> Hold:
-        now_ns = stamp().tai_ns
-        until_ns = now_ns + seconds * 1_000_000_000 if seconds else 0
-        return Hold(spot, why, now_ns, spot.netns in (0, self._own), until_ns)
-
     def _end_holds(self) -> None:
-        now_ns = stamp().tai_ns
-        for spot in [hold.spot for hold in self._holds.values() if 0 < hold.until_tai_ns <= now_ns]:
-            del self._holds[spot]
+        for spot in self._holds.ended():
+            self._holds.drop(spot)
             self._later(spot, partial(Journal.release, spot=spot))
-
-    def _hold_tied(self, hold: Hold) -> None:
-        self._holds[hold.spot] = hold
-        self._later(hold.spot, lambda journal: journal.hold(hold))
 
     def _remember(self, kept: Standing, ids: tuple[int, ...], state: State, stands: int | None) -> None:
         for number in ids:

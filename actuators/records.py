@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import time
 from pathlib import Path
@@ -206,6 +207,14 @@ class Hold(Struct, frozen=True):
     """In every boot, not only in this one: what is held is the host's, or of its initial namespace."""
     until_tai_ns: int = 0
     """When it ends by itself; 0: not before `release`."""
+
+
+def advice(intent: Intent) -> str:
+    """The id of a piece of advice: the same for the same, also on the next day, by a name rather than a cookie where
+    there is one."""
+    where = intent.site.name or str(intent.spot.netns)
+    words = (intent.spot.tunable, where, str(intent.old), str(intent.new), intent.decider)
+    return hashlib.sha256("\0".join(words).encode()).hexdigest()[:12]
 
 
 def stamp() -> Stamp:

@@ -7,9 +7,10 @@ destination or inside it. Where ours itself was touched, that is the administrat
 
 from __future__ import annotations
 
-from actuators.keeper import Keeper, Standing
+from actuators.keeper import Keeper
 from actuators.kernel import Kernel
 from actuators.routes import Finding, place
+from actuators.standing import Standing
 from actuators.undo import Ending, Undo
 from bus.netns import NamespaceGoneError
 from bus.tunables import AT

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable
 
-from actuators.keeper import Standing
 from actuators.leases import LEASE_NS
 from actuators.parts import Parts
 from actuators.records import stamp
+from actuators.standing import Standing
 from actuators.undo import Ending
 from bus.roles import GUARD
 from bus.schema import AnyEvent, Trial, Verdict

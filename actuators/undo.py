@@ -11,11 +11,12 @@ from collections.abc import Collection, Iterable
 
 from msgspec import Struct
 
-from actuators.keeper import Keeper, Leftover, Standing
+from actuators.keeper import Keeper
 from actuators.kernel import Kernel
 from actuators.pace import Move
 from actuators.records import LEFT_BEHIND_WHY, STOPPED_WHY, Spot, State, Swap, stamp
 from actuators.relations import Relations, Target, ordered
+from actuators.standing import Leftover, Standing
 from actuators.voice import Verdict, Voice, clipped
 from bus.netns import NamespaceGoneError
 from bus.schema import Outcome

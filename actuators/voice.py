@@ -7,8 +7,8 @@ from typing import Literal
 
 from msgspec import Struct
 
-from actuators.keeper import Standing
 from actuators.records import Intent, Site, Spot, Twin
+from actuators.standing import Standing
 from bus.schema import AnyEvent
 from bus.tunables import Tunable, row_of
 

@@ -337,7 +337,7 @@ def tell(patch: pytest.MonkeyPatch, folder: Path, seed: int, steps: int) -> Stor
 def test_whatever_happens_no_route_of_others_is_altered_and_none_of_ours_outlives_its_reason(
     monkeypatch: pytest.MonkeyPatch, folder: Path, seed: int
 ) -> None:
-    assert tell(monkeypatch, folder, seed, 300).done["written"] > 20
+    assert tell(monkeypatch, folder, seed, 300).done["written"] > 10
 
 
 @pytest.mark.long

@@ -17,7 +17,7 @@ from actuator_world import RMEM, ROWS, THRESH, WEB, World
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from actuators import deadman, keeper, leases, others, records, restore
+from actuators import deadman, holds, leases, others, records, restore
 from actuators import parts as parts_module
 from actuators.foreign import Foreign
 from actuators.records import Spot
@@ -615,7 +615,7 @@ def test_a_hold_for_a_time_ends_by_itself_also_over_a_restart(
     assert after.wish(FIRST).verdict == "refused"
     real = records.stamp
     later = lambda: msgspec.structs.replace(real(), tai_ns=real().tai_ns + 61 * 10**9)  # noqa: E731
-    monkeypatch.setattr(keeper, "stamp", later)
+    monkeypatch.setattr(holds, "stamp", later)
     after.parts.keeper.flush()
     assert after.wish(FIRST).verdict == "written"
     assert after.parts.keeper.holds() == []
