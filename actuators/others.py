@@ -23,6 +23,7 @@ BPFTUNE = (
     *(f"net.core.{what}" for what in ("netdev_budget*", "netdev_max_backlog", "rmem_default", "rmem_max")),
     *(f"net.ipv4.{what}" for what in ("ipfrag_high_thresh", "neigh.default.gc_thresh?", "tcp_max_orphans")),
     *(f"net.ipv4.{what}" for what in ("tcp_max_syn_backlog", "tcp_mem", "tcp_rmem", "tcp_wmem", "udp_mem")),
+    "net.ipv4.tcp_moderate_rcvbuf",
     *(f"net.ipv6.{what}" for what in ("ip6frag_high_thresh", "neigh.default.gc_thresh?", "route.max_size")),
 )
 CILIUM = (

@@ -23,8 +23,8 @@ def test_the_neighbour_thresholds_of_one_table_are_one_family() -> None:
 
 
 def test_a_relation_without_a_row_is_no_family() -> None:
-    assert Relations(ROWS).family("net.ipv4.tcp_rmem[2]") == ["net.ipv4.tcp_rmem[2]"]
-    assert Relations(ROWS).of("net.ipv4.tcp_rmem[2]") == {"net.ipv4.tcp_rmem[1]"}
+    assert Relations(ROWS).family("net.ipv4.tcp_rmem[2]") == ["net.ipv4.tcp_rmem[1]", "net.ipv4.tcp_rmem[2]"]
+    assert Relations(ROWS).of("net.ipv4.tcp_rmem[1]") == {"net.ipv4.tcp_rmem[0]", "net.ipv4.tcp_rmem[2]"}
 
 
 def test_a_tunable_that_no_row_names_is_its_own_family() -> None:

@@ -21,6 +21,7 @@ from trimtab import doctor, features, route_metrics
 
 ROWS = table()
 RMEM = "net.ipv4.tcp_rmem[2]"
+FIRST = "net.ipv4.tcp_rmem[1]"
 THRESHOLDS = tuple(f"net.ipv4.neigh.default.gc_thresh{level}" for level in (1, 2, 3))
 
 
@@ -56,7 +57,7 @@ def test_a_running_tuned_is_a_conflict_in_the_keys_that_its_profile_and_what_it_
         },
     )
     found = by_what(tmp_path)["TuneD"]
-    assert found.keys == (RMEM, "net.core.somaxconn")
+    assert found.keys == (RMEM, FIRST, "net.core.somaxconn")
     assert "runs (pid 812), profile mine" in found.detail
 
 
@@ -175,7 +176,7 @@ def test_lines_are_read_as_systemd_reads_them(tmp_path: Path, line: str, key: st
 def test_what_sysctl_d_sets_of_ours_is_named_with_file_line_and_value(tmp_path: Path) -> None:
     put(tmp_path, {"etc/sysctl.d/90-net.conf": "vm.swappiness=1\n\nnet.ipv4.tcp_rmem = 4096 87380 6291456\n"})
     (found,) = conflicts.conflicts(tmp_path, ROWS)
-    assert (found.what, found.keys) == ("sysctl.d", (RMEM,))
+    assert (found.what, found.keys) == ("sysctl.d", (RMEM, FIRST))
     assert "/etc/sysctl.d/90-net.conf line 3 sets net.ipv4.tcp_rmem[2]" in found.detail
     assert "4096 87380 6291456" in found.detail
 
