@@ -576,7 +576,8 @@ def test_a_tape_without_an_end_is_no_damage(tmp_path: Path, capsys: pytest.Captu
     live.feed(batches(5))
     assert main(["tape", "info", str(tmp_path)]) == 0
     assert "being written" in capsys.readouterr().out
-    live.recorder._let_go()
+    assert live.recorder._file
+    live.recorder._file.let_go()
     assert main(["tape", "info", str(tmp_path)]) == 0
     said = capsys.readouterr()
     assert "not closed" in said.out
