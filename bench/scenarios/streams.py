@@ -28,7 +28,7 @@ class IperfScene(Scene):
     way = Way()
     flows = 1
     seconds = 6
-    measure_s = 0.0
+    measure_s = 20.0
 
     def __init__(self, lab: Lab) -> None:
         super().__init__(lab)
