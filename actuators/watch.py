@@ -8,6 +8,7 @@ from pathlib import Path
 from actuators.others import ceded
 from actuators.parts import Parts
 from actuators.records import Spot, stamp
+from actuators.undo import Ending
 from bus.netns import NamespaceGoneError
 from bus.schema import AnyEvent, Outcome, Value
 from bus.tunables import AT, base
@@ -31,7 +32,8 @@ class Watch:
         self._touched: dict[Spot, int] = {}
 
     def cede(self, root: Path, to: Collection[str]) -> None:
-        """Look who else tunes this host, and keep hands off what is theirs. What already stands stays on trial."""
+        """Look who else tunes this host, and keep hands off what is theirs. What is on trial there goes back; what
+        is confirmed stays until it is undone or written over."""
         names = ceded(root, self._rows, to)
         before = self._keeper.ceded
         # Other tuners and sysctl.d set the host's values and those of its initial namespace.
@@ -39,6 +41,7 @@ class Watch:
         for spot, why in self._keeper.ceded.items():
             if before.get(spot) != why:
                 self._say(f"hands off {spot.tunable}: {why}  [see `cede` in trimtab(1)]")
+                self._undo.trials(Ending("reverted", f"hands off: {why}", turn=False), spots=[spot])
 
     def level(self) -> None:
         """Tell every key of the host, of its initial namespace, and of every namespace that was touched."""

@@ -491,6 +491,21 @@ def test_what_sysctl_d_sets_is_ceded_unless_the_configuration_says_otherwise(wor
     assert world.wish(2048, THRESH[2]).verdict == "written"
 
 
+def test_what_is_on_trial_goes_back_when_sysctl_d_comes_to_set_it_and_what_is_confirmed_stays(
+    world: World, tmp_path: Path
+) -> None:
+    tried, elsewhere, kept = world.wish(FIRST, netns=1), world.wish(FIRST), world.wish(2048, THRESH[2])
+    assert world.parts.orders.confirm(Ask("confirm", change=kept.change)).ok
+    folder = tmp_path / "root/etc/sysctl.d"
+    folder.mkdir(parents=True)
+    (folder / "90-net.conf").write_text("net.ipv4.tcp_rmem = 1 2 3\nnet.ipv4.neigh.default.gc_thresh3 = 1024\n")
+    Watch(world.parts).cede(tmp_path / "root", ["sysctl.d"])
+    assert (tried.verdict, elsewhere.verdict) == ("written", "written")
+    assert (world.value(netns=1), world.value(), world.value(THRESH[2], 0)) == (ORIGINAL, FIRST, 2048)
+    assert world.states() == ["reverted", "trial", "confirmed"]
+    assert any("90-net.conf line 1" in line for line in world.lines)
+
+
 def test_only_those_named_are_ceded_to(tmp_path: Path) -> None:
     folder = tmp_path / "etc/sysctl.d"
     folder.mkdir(parents=True)
