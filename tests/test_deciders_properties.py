@@ -183,7 +183,7 @@ def watched(draw: st.DrawFn) -> Made:
     calm = {"TcpExt.TCPHPHits": segments, "TcpExt.TCPOFOQueue": lost, "TcpExt.TCPMemoryPressures": constant(0)}
     netstat = [CounterFile("net/netstat", calm, netns=netns) for netns in (flow.sender, flow.receiver)]
     sockstat = CounterFile("net/sockstat", {}, {"TCP.mem": load})
-    return Made(("tcp_buffer", "guard"), [flow, snmp, *netstat, sockstat], made.tunables)
+    return Made(("tcp_buffer", "guard"), [*made.worlds, snmp, *netstat, sockstat], made.tunables)
 
 
 @st.composite
