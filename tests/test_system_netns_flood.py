@@ -162,11 +162,6 @@ def standing(trimtab: Trimtab) -> set[int]:
     return {row["netns"] for row in trimtab.documents("history") if row["state"] in ("trial", "confirmed")}
 
 
-@pytest.mark.usefixtures("swept")
-def test_a_hundred_namespaces_that_come_and_go_leave_nothing_and_hold_up_none(trimtab: Trimtab) -> None:
-    flood(trimtab, 120, 30)
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("swept")
