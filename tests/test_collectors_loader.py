@@ -241,6 +241,7 @@ def test_probes_that_look_at_one_tracepoint_share_one_program_and_each_has_a_des
     ],
     ids=["compiler", "verifier"],
 )
+@pytest.mark.long
 def test_a_part_that_is_refused_leaves_the_others_of_its_function_in_programs_of_their_own(
     ear: Ear, tree: Path, how: str, left: str
 ) -> None:
@@ -280,6 +281,7 @@ def test_where_a_road_that_seemed_open_is_not_the_next_has_the_probes_part_all_t
 
 
 @pytest.mark.system
+@pytest.mark.long
 def test_a_record_that_is_not_as_its_row_says_does_not_compile(ear: Ear, tree: Path) -> None:
     table = tree / "bpf/__init__.py"
     table.write_text(table.read_text().replace('struct.Struct("=11Q")', 'struct.Struct("=12Q")', 1))

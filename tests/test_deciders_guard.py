@@ -228,6 +228,7 @@ def aa(seeds: Iterable[int], count: int = 50) -> None:
     assert found["confirmed"] > total * 0.95, found
 
 
+@pytest.mark.long
 def test_with_nothing_wrong_under_one_percent_of_trials_are_reverted() -> None:
     aa(range(4))
 

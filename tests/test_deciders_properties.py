@@ -562,6 +562,7 @@ def test_through_a_bad_lane_the_buffers_end_where_they_do_through_a_good_one() -
 # --- bounds of memory ----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.long
 @each
 def test_however_many_namespaces_sockets_and_trials_there_are_the_memory_fits_a_frame_and_stops_growing(
     name: str,
