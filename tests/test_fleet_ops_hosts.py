@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 from fleet_world import World, bundle, fleet
 
-pytestmark = [pytest.mark.system, pytest.mark.long, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.system, pytest.mark.fleet, pytest.mark.timeout(600)]
 
 LOCK = "/var/lib/trimtab.lock"
 BY_ALICE = {"who": "alice at ctl1", "what": "rollout.yml", "controller": "ctl1", "pid": 1, "run": "ctl1/1/2"}
