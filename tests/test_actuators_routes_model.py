@@ -105,6 +105,7 @@ class Story:
         self.table = Table()
         self.patch.setattr(routes, "Socket", lambda: self.table)
         self.patch.setattr(Ears, "listen", lambda ears, netns: None)
+        self.patch.setattr("actuators.change.REFUSALS_TOLD", 1 << 20)  # in a second; a quick machine refuses more
         self.place: Any = SimpleNamespace(cookie=Namespaces().own, inode=0)
         self.table.routes = [theirs(DEFAULTS[4], 1), theirs(DEFAULTS[6], 1)]
         self.others = list(self.table.routes)

@@ -77,8 +77,9 @@ def test_the_demo_shows_the_gain_and_touches_nothing_of_the_hosts() -> None:
     assert (sysctls(), folders(), sorted(os.listdir("/sys/class/net"))) == before
     figures = json.loads(done.stdout)
     advise, enforce, by_hand = figures["stages"]
-    # What a window of 256 KiB lets pass in 40 ms, and what the path does.
-    assert 0 < figures["before_mbit"] < LIMIT_BYTES * 8 / 0.040 / 1e6
+    # What a window of 256 KiB lets pass in 40 ms (more where the relay had to wait for the processor: what has waited
+    # for that long goes on at once), and what the path does.
+    assert 0 < figures["before_mbit"] < 1.5 * LIMIT_BYTES * 8 / 0.040 / 1e6
     assert figures["before_mbit"] * 3 < figures["by_hand_mbit"] < 1.05 * PATH.rate_mbit
     assert figures["gain"] > 1.2
     assert {row["state"] for row in advise["changes"]} == {"advised"}
