@@ -25,7 +25,10 @@ from collectors.words import prefix_of, value, word
 
 REPUBLISH_NS = 5_000_000_000
 PATIENCE_NS = 10_000_000_000
-"""How long to be not ready for want of a loader."""
+"""How long to be not ready for want of a loader, ..."""
+AT_WORK_NS = 20_000_000_000
+"""... and while one is connected, which compiles: seconds on a busy host. The service manager waits
+for 30 s (trimtab.units), of which a busy host takes some before the first look."""
 CALLERS = 4
 """So many may be connected without having said anything; the one that has been longest makes way for the next."""
 
@@ -152,7 +155,7 @@ class BpfSource:
         """What the probes say, preceded by what became of them when that is news."""
         self._started_ns = self._started_ns or t_ns
         changed = self._welcome(readable)
-        if not self._settled and t_ns - self._started_ns > PATIENCE_NS:
+        if not self._settled and t_ns - self._started_ns > (AT_WORK_NS if self._callers else PATIENCE_NS):
             self._settled = changed = True
         events: list[AnyEvent] = []
         if changed or t_ns >= self._due_ns:
@@ -193,7 +196,8 @@ class BpfSource:
     def _roads(self) -> list[tuple[str, str, str]]:
         """(name, road, reason) of each probe."""
         if not self._attached:
-            return [(probe.name, "", self._reason) for probe in PROBES]
+            reason = "the loader is still at work" if self._callers else self._reason
+            return [(probe.name, "", reason) for probe in PROBES]
         return [(row.name, row.road, row.reason) for row in self._attached.rows.values()]
 
     def _welcome(self, readable: frozenset[int]) -> bool:

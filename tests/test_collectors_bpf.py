@@ -23,7 +23,7 @@ from bus import roles, schema
 from bus.codec import decode, encode
 from bus.schema import AnyEvent, Batch
 from collectors import bpf
-from collectors.bpf import PATIENCE_NS, REPUBLISH_NS, BpfSource
+from collectors.bpf import AT_WORK_NS, PATIENCE_NS, REPUBLISH_NS, BpfSource
 
 NAMES = [probe.name for probe in PROBES]
 START_NS = 1_000_000_000_000
@@ -73,6 +73,17 @@ def test_when_no_loader_comes_in_time_it_goes_on_without_and_says_what_is_lost(s
     assert source.ready
     assert source.status().watched == []
     assert source.status().missing == [f"{probe.name}: no loader has come; {probe.without}" for probe in PROBES]
+
+
+def test_while_a_loader_is_at_work_it_is_not_ready_but_not_for_ever(source: BpfSource, tmp_path: Path) -> None:
+    collect(source)
+    with call(tmp_path):
+        collect(source)
+        collect(source, START_NS + AT_WORK_NS)
+        assert not source.ready
+        told = probes(collect(source, START_NS + AT_WORK_NS + 1))
+        assert source.ready
+        assert told == dict.fromkeys(NAMES, ("", "the loader is still at work"))
 
 
 def test_the_roads_are_told_at_once_when_they_change_and_again_every_few_seconds(
