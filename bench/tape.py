@@ -3,7 +3,7 @@
     .venv/bin/python bench/tape.py [--seconds 8] [--rate 20000] [--decider tcp_buffer]
 
 Two processes of one decider hear the same lane at the same time, one with a tape and one without: the stream of
-bench/replay.py (hundreds of flows that wait for their buffers, which is the worst that there is), a little every
+bench/busy_host.py (hundreds of flows that wait for their buffers, which is the worst that there is), a little every
 millisecond, as a collector sends it. What the one takes more of the processor than the other is what the tape costs;
 as that is within what two processes differ by on a host that others use, too, the recorder's own work is measured
 apart, and counts. The sizes are those of an hour, busy and idle. Budget: under 5 % of the decider's time at 20 000
@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-import replay
+import busy_host
 
 from bus import roles
 from bus.codec import encode
@@ -50,7 +50,7 @@ def record_idle(folder: Path, seconds: int = 600) -> None:
         t_ns = second * 1_000_000_000
         tape.turn(t_ns, 0)
         found: list[AnyEvent] = [Tick(t_ns, second)]
-        counted = dict.fromkeys(replay.COUNTERS, 7 * second)
+        counted = dict.fromkeys(busy_host.OTHERS[:60], 7 * second)
         found += (Counters(t_ns, 1, source, counted) for source in ("net/netstat", "net/snmp", "net/sockstat"))
         if second % 5 == 0:
             found += (Value(t_ns, f"net.ipv4.key{key}", 1, 1, 5, 5, 1, 9, False) for key in range(8))
@@ -152,7 +152,7 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--decider", default="tcp_buffer")
     options = parser.parse_args()
-    busy = replay.events(int(options.rate * (options.seconds + WARM_S)))
+    busy = busy_host.events(int(options.rate * (options.seconds + WARM_S)))
     with tempfile.TemporaryDirectory(prefix="tt-bench-") as base:
         run_dir, tapes, quiet, calls = (Path(base) / name for name in ("run", "busy", "idle", "calls"))
         tape = tapes / options.decider
