@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -19,6 +20,14 @@ BUNDLE_S = 3600.0
 def bundle() -> Path:
     """The archive of this tree, made where it is not there yet."""
     folder = Path(sys.prefix) / "bundles"
+    folder.mkdir(exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        # Of several processes that test, one makes it.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _bundle(folder)
+
+
+def _bundle(folder: Path) -> Path:
     plays = TREE / "playbooks"
     words = ["localhost", "-m", "trimtab.fleet.trimtab_bundle", "-a", f"source={TREE} folder={folder}"]
     done = subprocess.run(

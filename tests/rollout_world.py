@@ -100,15 +100,14 @@ each = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
 for number in range(40):
     each.sendto(b"?", ("127.0.0.1", 9))
 """
-# A decider that keeps dying once a policy is in use.
+# A decider dies once what runs with a policy is ready: what its supervisor says is newer than that configuration.
 SICKNESS = """
-while :; do
-    if grep -q '%s' /run/trimtab/config.json 2>/dev/null; then
-        for place in /proc/[0-9]*; do
-            read -r name 2>/dev/null < $place/comm && [ "$name" = decider-no_port ] && kill -9 ${place#/proc/}
-        done
-    fi
+cd /run/trimtab
+until grep -q '%s' config.json && [ supervisor.json -nt config.json ] && grep -q '"ready":true' supervisor.json; do
     sleep 0.2
+done 2>/dev/null
+for place in /proc/[0-9]*; do
+    read -r name 2>/dev/null < $place/comm && [ "$name" = decider-no_port ] && kill -9 ${place#/proc/}
 done
 """
 HISTORY = "/usr/local/bin/trimtab history --json"
@@ -190,13 +189,14 @@ def confirm(host: Host) -> None:
 
 
 def sicken(host: Host, sign: str) -> None:
-    """Have a decider die again and again, once this is in the configuration in use."""
+    """Have a decider die, once this is in the configuration in use and all is ready."""
     host.path("/tmp/sickness.sh").write_text(SICKNESS % sign)
     host.run("setsid sh /tmp/sickness.sh >/dev/null 2>&1 </dev/null & echo $! > /tmp/sickness.pid")
 
 
 def heal(host: Host) -> None:
-    host.run("kill -9 $(cat /tmp/sickness.pid)")
+    """Where it did not come to that."""
+    host.run("kill -9 $(cat /tmp/sickness.pid) 2>/dev/null || :")
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Rollouts over real hosts, eight or as many as TRIMTAB_FLEET_HOSTS says: the preview, waves, gates, the way back, a
+"""Rollouts over real hosts, six or as many as TRIMTAB_FLEET_HOSTS says: the preview, waves, gates, the way back, a
 host that is lost, and the end.
 
 Every host has the same policy at first and some have values of their own that are confirmed; after each rollout that is
@@ -19,16 +19,18 @@ from fleet_world import Host, World, fleet
 
 pytestmark = [pytest.mark.system, pytest.mark.timeout(900)]
 
-NUMBER = int(os.environ.get("TRIMTAB_FLEET_HOSTS", "8"))
+NUMBER = int(os.environ.get("TRIMTAB_FLEET_HOSTS", "6"))
 FORMER = "[policy.no_ports]\nmost = 480\n"
-TRIED = ("h1", "h2", "h7")
+TRIED = ("h1", "h2", "h5")
 """Hosts whose recordings have something in them to decide."""
 UNRECORDED = f"h{NUMBER}"
-LAST = ("h1", "h3", "h4", "h5", "h6")
+WAVES = [1, 3 if NUMBER < 10 else 6, "100%"]
+SECOND = [f"h{number}" for number in range(2, 2 + int(WAVES[1]))]
+SICK, STRAY = "h3", "h4"
+"""In the second wave."""
+LAST = ("h1", "h3", "h4", "h5")
 """Those that a rollout comes to its end on; enough of them."""
-LOST = "h6"
-WAVES = [1, 5, "100%"]
-SECOND = {"h2", "h3", "h4", "h5", "h6"}
+LOST = "h4"
 
 
 @pytest.fixture(scope="module")
@@ -90,9 +92,9 @@ def test_a_preview_beyond_a_limit_is_the_gate_of_a_rollout_and_nothing_is_touche
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
     limit = {"trimtab_highest": {on.KEY: 90}, "trimtab_max_hosts": "10%"}
-    code, document, said = on.rolled(world, candidate(100), check=False, trimtab_hosts="h2,h3,h7", **limit)
+    code, document, said = on.rolled(world, candidate(100), check=False, trimtab_hosts="h2,h3,h5", **limit)
     assert (code, document) == (2, {})
-    assert f"2 hosts would differ; the limit is 10%; {on.KEY} would be above 90 on h2, h7" in said
+    assert f"2 hosts would differ; the limit is 10%; {on.KEY} would be above 90 on h2, h5" in said
     assert {on.memo(host) for host in world.hosts.values()} == {""}
     assert on.differing(before, states(world)) == {}
 
@@ -100,7 +102,7 @@ def test_a_preview_beyond_a_limit_is_the_gate_of_a_rollout_and_nothing_is_touche
 @pytest.mark.long
 def test_a_sick_canary_stops_the_rollout_and_is_returned(world: World, before: dict[str, dict[str, Any]]) -> None:
     on.sicken(world.hosts["h1"], '"most":101')
-    code, document, _ = on.rolled(world, candidate(101), check=False, trimtab_preview=False)
+    code, document, _ = on.rolled(world, candidate(101), check=False, trimtab_preview=False, trimtab_soak=6)
     on.heal(world.hosts["h1"])
     assert code
     assert on.outcomes(document) == {name: "returned" if name == "h1" else "untouched" for name in world.hosts}
@@ -113,17 +115,17 @@ def test_a_sick_canary_stops_the_rollout_and_is_returned(world: World, before: d
 def test_a_host_sick_in_the_second_wave_stops_it_and_all_that_were_touched_return(
     world: World, before: dict[str, dict[str, Any]]
 ) -> None:
-    on.sicken(world.hosts["h5"], '"most":102')
+    on.sicken(world.hosts[SICK], '"most":102')
     # Values that the candidate itself has brought about, one of them confirmed: they go, too.
-    more: dict[str, Any] = {"trimtab_preview": False, "trimtab_return": "all", "trimtab_soak": 10}
-    with on.under(world.hosts["h4"], '"most":102', _stray):
+    more: dict[str, Any] = {"trimtab_preview": False, "trimtab_return": "all", "trimtab_soak": 15}
+    with on.under(world.hosts[STRAY], '"most":102', _stray):
         code, document, said = on.rolled(world, candidate(102), check=False, **more)
-    on.heal(world.hosts["h5"])
+    on.heal(world.hosts[SICK])
     assert code
     touched = {"h1", *SECOND}
     assert on.outcomes(document) == {name: "returned" if name in touched else "untouched" for name in world.hosts}
-    assert "h5" in document["stopped"]
-    history = [json.loads(line) for line in world.hosts["h4"].run(on.HISTORY).splitlines()]
+    assert SICK in document["stopped"]
+    history = [json.loads(line) for line in world.hosts[STRAY].run(on.HISTORY).splitlines()]
     assert [row["new"] for row in history if row["state"] == "rolled_back"] == [102], said
     assert on.differing(before, states(world)) == {}
 
