@@ -3,8 +3,10 @@
 Above the limit the kernel takes no fragment at all, not even the last one of a datagram (inet_frag_find() in
 net/ipv4/inet_fragment.c), and what waits for the rest is given up after 30 s. So too small a limit fails nearly every
 datagram, and doubling it up to the kernel's own default is tried at once. Beyond it each growth has to show that a
-smaller share of the fragments fails: fragments of datagrams that never become whole (lost ones, an attack) fill any
-limit. Where they fail with room left, it does not grow, and comes back.
+smaller share of the fragments fails, and that more datagrams become whole of as many: fragments of those that never do
+(lost ones, an attack) fill any limit, and fail only after 30 s (IPv6: 60 s), so that until then every growth seems to
+help. Where none becomes whole for seconds there is no growth beyond the default, and where fragments fail with room
+left none at all; what has grown comes back.
 """
 
 from __future__ import annotations
@@ -27,6 +29,8 @@ WAITS_NS = 40 * SECOND_NS
 FEW = 50
 """Fragments in a window from which no share is made."""
 FACTOR = 2.0
+NONE_WHOLE = 1e9
+"""Fragments for each datagram that becomes whole, where none does or nobody knows."""
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -35,9 +39,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     full: Annotated[float, Meta(gt=0, le=1)] = 0.75
     """Grow when so much of the limit is in use."""
     window_s: Annotated[float, Meta(ge=1, le=60)] = 5.0
-    """Shares of fragments that failed are those of so long."""
+    """Shares of fragments are those of so long."""
     helps: Annotated[float, Meta(gt=0, lt=1)] = 0.9
-    """A growth has helped where that share fell to this share of what it was."""
+    """A growth has helped where that share, and the fragments for each datagram that becomes whole, fell to this share
+    of what they were."""
     patience: Annotated[int, Meta(ge=1, le=8)] = 3
     """So many growths beyond the usual that did not help in a row, and it goes back."""
     brake: Annotated[float, Meta(gt=0, le=1)] = 0.1
@@ -75,8 +80,14 @@ class Room:
     """When the share was last made: time, fragments, failures."""
     share: float = -1.0
     """Failures for each fragment in the last window; -1: not known."""
-    since: tuple[int, int, int] = (0, 0, 0)
-    """First totals after the last growth: time, fragments, failures."""
+    cost: float = 0.0
+    """Fragments for each datagram that became whole between the last two readings; 0: not known."""
+    cost_before: float = NONE_WHOLE
+    """The same when growth was last wished for."""
+    whole_ns: int = 0
+    """When one last did, or there were no fragments; 0: not known."""
+    since: tuple[int, int, int, int] = (0, 0, 0, 0)
+    """First totals after the last growth: time, fragments, failures, datagrams that became whole."""
     braked_ns: int = 0
     """When fragments last failed with room left; 0: never."""
 
@@ -94,14 +105,18 @@ def on_memory(policy: Policy, room: Room, held: int, t_ns: int) -> None:
 
 def on_totals(policy: Policy, room: Room, totals: tuple[int, int, int], t_ns: int) -> None:
     """The kernel's counters since the namespace began."""
-    asked, failed, _ = totals
+    asked, failed, whole = totals
     if t_ns < room.counted_ns:
         return
-    if not room.counted_ns or asked < room.totals[0] or failed < room.totals[1]:
-        room.window = room.since = (t_ns, asked, failed)
+    if not room.counted_ns or any(now < before for now, before in zip(totals, room.totals, strict=True)):
+        room.window, room.since = (t_ns, asked, failed), (t_ns, *totals)
+    elif asked - room.totals[0] >= FEW:
+        room.cost = _cost(asked - room.totals[0], whole - room.totals[2])
+    if not room.counted_ns or asked <= room.totals[0] or whole != room.totals[2]:
+        room.whole_ns = t_ns
     room.totals, room.counted_ns = totals, t_ns
     if room.since[0] <= room.climb.grown_ns < t_ns:
-        room.since = (t_ns, asked, failed)
+        room.since = (t_ns, *totals)
     begun_ns, asked_then, failed_then = room.window
     if t_ns - begun_ns < policy.window_s * SECOND_NS:
         return
@@ -127,7 +142,9 @@ def want(policy: Policy, room: Room, ceiling: int, t_ns: int) -> tuple[int, str]
             return 0, ""
         if down := lower(climb):
             return down, climb.why
-    climb.asked_rate = room.share if room.share >= 0 else 1.0
+        if in_vain(policy, room, t_ns):
+            return 0, ""
+    climb.asked_rate, room.cost_before = room.share if room.share >= 0 else 1.0, room.cost or NONE_WHOLE
     return higher(climb, FACTOR, ceiling, t_ns), f"fragments that wait take {room.held} of {limit.value} bytes"
 
 
@@ -135,19 +152,31 @@ def _judged(policy: Policy, room: Room, t_ns: int) -> bool:
     """The last growth has been looked at. Where nothing helped, the way back begins here."""
     climb = room.climb
     if not climb.judged:
-        begun_ns, asked_then, failed_then = room.since
+        begun_ns, asked_then, failed_then, whole_then = room.since
         asked = room.totals[0] - asked_then
         if begun_ns <= climb.grown_ns or room.counted_ns - begun_ns < SECOND_NS or asked <= 0:
             return False
-        judge(climb, (room.totals[1] - failed_then) / asked, t_ns, policy.helps)
-    if climb.useless >= policy.patience:
+        dearer = _cost(asked, room.totals[2] - whole_then) > policy.helps * room.cost_before
+        judge(climb, 1.0 if dearer else (room.totals[1] - failed_then) / asked, t_ns, policy.helps)
+    if climb.useless >= policy.patience or (climb.useless and in_vain(policy, room, t_ns)):
+        # Not below what every namespace begins with: others' fragments are to have that much.
+        goal = max(climb.start, min(USUAL_BYTES, climb.limit.value))
         why = (
-            f"{climb.limit.value} bytes are as full of fragments as {climb.start} were, and of {climb.rate:.0%} that"
-            f" failed no fewer do: the rest of their datagrams does not come"
+            f"{climb.limit.value} bytes are as full of fragments as {climb.start} were, and no more datagrams become"
+            f" whole: the rest of their fragments does not come; back to {goal}"
         )
         climb.useless = 0
-        go_down(climb, climb.start, why, t_ns, policy.rest_s)
+        go_down(climb, goal, why, t_ns, policy.rest_s)
     return True
+
+
+def in_vain(policy: Policy, room: Room, t_ns: int) -> bool:
+    """Fragments come, and for a while no datagram has become whole."""
+    return bool(room.whole_ns) and t_ns - room.whole_ns >= policy.window_s * SECOND_NS
+
+
+def _cost(asked: int, whole: int) -> float:
+    return asked / whole if whole > 0 else NONE_WHOLE
 
 
 def _come_down(policy: Policy, room: Room, t_ns: int) -> None:

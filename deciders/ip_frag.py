@@ -14,16 +14,17 @@ from msgspec import Struct
 
 from bus.schema import VERSION, Counters, Evidence, FragMemory, Host, Netns, Outcome, Probe, Value, Wish
 from deciders.climb import Climb, told
-from deciders.frag_room import FAST_NS, USUAL_BYTES, Policy, Room, evidence, on_memory, on_totals, want
+from deciders.frag_room import FAST_NS, USUAL_BYTES, Policy, Room, evidence, in_vain, on_memory, on_totals, want
 from deciders.limit import SECOND_NS, answered, asked, bounds, of_row
 
-__all__ = ["NAME", "TOPICS", "Policy", "start", "step"]
+__all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "ip_frag"
 TOPICS = (FragMemory, Counters, Host, Value, Outcome, Netns, Probe)
 VALID_NS = SECOND_NS
 DEAF_NS = 60 * SECOND_NS
 """A probe unheard of for longer: what is not told of may be there."""
+SHOWN_NS = 60 * SECOND_NS
 ROOMS_MAX = 1024
 TUNABLES = {2: "net.ipv4.ipfrag_high_thresh", 10: "net.ipv6.ip6frag_high_thresh"}
 FAMILIES = {tunable: family for family, tunable in TUNABLES.items()}
@@ -43,6 +44,8 @@ class State(Struct):
     mem_bytes: int = 0
     heard_ns: int = 0
     """When the probe was last said to be there."""
+    t_ns: int = 0
+    """Of the newest event."""
 
 
 def start(policy: Policy) -> State:
@@ -52,7 +55,18 @@ def start(policy: Policy) -> State:
 
 def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
     """See deciders.engine.DeciderModule."""
+    state.t_ns = max(state.t_ns, event.t_ns)
     return state, _HANDLERS[type(event)](state, event)
+
+
+def advice(state: State) -> list[str]:
+    """See deciders.engine.Decider.advice: limits that are full of what no limit could hold."""
+    return [
+        f"netns {netns}: fragments fill the {room.climb.limit.value} bytes of {TUNABLES[family]}, and no datagram"
+        " becomes whole: their rest is lost on its way, or it is an attack; a larger limit would not help"
+        for (netns, family), room in state.rooms.items()
+        if in_vain(state.policy, room, state.t_ns) and room.full_ns and state.t_ns - room.full_ns < SHOWN_NS
+    ]
 
 
 def _on_memory(state: State, event: FragMemory) -> Sequence[Wish]:

@@ -49,7 +49,30 @@ def test_what_never_becomes_whole_fills_any_limit_so_it_goes_back_and_is_not_tri
     assert loop.peak(FRAG4) <= 64 * MIB
     assert loop.final(FRAG4) == USUAL_BYTES
     assert max(change.seconds for change in loop.changes) < 60
-    assert any("the rest of their datagrams does not come" in wish.why for wish in loop.wishes)
+    assert any("the rest of their fragments does not come" in wish.why for wish in loop.wishes)
+
+
+@pytest.mark.parametrize(("limit", "early"), [(131_072, False), (131_072, True), (USUAL_BYTES, False)])
+def test_where_no_datagram_becomes_whole_it_never_stays_above_the_kernels_own_default(limit: int, early: bool) -> None:
+    # What is let in fails only a minute later: until then nothing seems to be lost with a larger limit.
+    world = Fragments(constant(0.0), junk=step(3, 100 * MIB), limit=limit, early=early, gives_up_s=60)
+    loop = Loop(["ip_frag"], [world]).run(300)
+    assert loop.peak(FRAG4) <= 4 * USUAL_BYTES
+    assert loop.final(FRAG4) == USUAL_BYTES
+
+
+def test_a_limit_full_of_what_never_becomes_whole_is_told_of() -> None:
+    told = Told()
+    told.value(3, USUAL_BYTES, USUAL_BYTES)
+    for seconds in range(7):
+        values = {"Ip.ReasmReqds": 1000 * seconds, "Ip.ReasmFails": 0, "Ip.ReasmOKs": 7}
+        told(Counters(told.t_ns + seconds * SEC, 3, "net/snmp", values))
+    assert ip_frag.advice(told.state) == []
+    assert told.full(3, USUAL_BYTES) == ()
+    (line,) = ip_frag.advice(told.state)
+    assert "netns 3: fragments fill the 4194304 bytes of net.ipv4.ipfrag_high_thresh, and no datagram" in line
+    told(Host(told.t_ns + 61 * SEC, "b", "r", "m", 2, 4 << 30, 4096, 37))
+    assert ip_frag.advice(told.state) == []
 
 
 def test_where_fragments_fail_with_room_left_nothing_grows() -> None:

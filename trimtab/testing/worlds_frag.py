@@ -26,6 +26,8 @@ class Fragments:
     netns: int = 7
     early: bool = True
     """Told of from 60 % on; else only when one is refused."""
+    gives_up_s: float = 0.0
+    """So much after the first junk that is let in begins to be counted as failed."""
     every_s: float = 0.1
     values: Mapping[Spot, int] = field(init=False)
     refused: int = 0
@@ -34,6 +36,7 @@ class Fragments:
     _totals: list[float] = field(default_factory=lambda: [0.0, 0.0, 0.0])
     """Asked to be put together, failed, whole."""
     _last_s: float = 0.0
+    _junk_s: float = -1.0
 
     def __post_init__(self) -> None:
         self.values = {Spot(FRAG4, self.netns): self.limit}
@@ -48,8 +51,12 @@ class Fragments:
         lost = (wanted + junk - held) / FRAGMENT_BYTES * passed_s
         asked = (wanted + junk) / FRAGMENT_BYTES * passed_s
         # One failure for each datagram that is given up, of two fragments here.
+        self._junk_s = seconds if junk and self._junk_s < 0 else self._junk_s
+        due = seconds - self._junk_s >= self.gives_up_s
         bad = junk / FRAGMENT_BYTES * passed_s / 2
-        for place, more in enumerate((asked, min(asked, lost + bad), max(0.0, asked - lost - bad) / 2)):
+        # Of what is wanted as large a share gets in as of the rest.
+        whole = (asked - lost) / 2 * wanted / (wanted + junk) if wanted else 0.0
+        for place, more in enumerate((asked, min(asked, lost + bad * due), whole)):
             self._totals[place] += more
         self.lately = int(lost)
         self.refused += self.lately
