@@ -1,6 +1,7 @@
 """The journal: what was changed, why, what stood there before, what is held. journal.db and beside it originals.log.
 
-A method that returned is on disk; what it cannot write it raises as JournalError, and the caller then changes nothing.
+What a method wrote is on disk when it returns; what it cannot write it raises as JournalError, and the caller then
+changes nothing. The one exception is that a change has been made as it was intended: that waits for the next sync.
 A database that is corrupt is set aside and begun anew with what originals.log still knows.
 """
 
@@ -64,8 +65,8 @@ class Journal(Rows):
 
     def intend(self, intent: Intent) -> int:
         """Put a change and its original on disk before it is made. Returns the change's id."""
-        self._originals.write(intent)
-        with self._store.transaction() as db:
+        # Both are on disk when this returns, and neither waits for the other.
+        with self._originals.writing(intent), self._store.transaction() as db:
             self._key(db, intent.spot, intent.site, intent.original)
             return self._insert(db, intent, "intent", stamp())
 
@@ -84,12 +85,13 @@ class Journal(Rows):
         self, spot: Spot, ids: Iterable[int], state: State, detail: str, stands: int | None, hold: Hold | None = None
     ) -> None:
         """Say what became of these changes of one key (none: all that stand there), and what of ours stands there
-        now; None: nothing, the key is given back. hold: from now on hands off, in the same transaction."""
+        now; None: nothing, the key is given back. hold: from now on hands off, in the same transaction. That it is on
+        trial need not be on disk: a start takes an intent that was carried out for just that."""
         ids = tuple(ids) or tuple(stood.id for stood in self.standing(spot))
         ended = 0 if state in STANDING else stamp().tai_ns
         if hold:
             self._originals.held(hold)
-        with self._store.transaction() as db:
+        with self._store.transaction(sync=state != "trial" or hold is not None) as db:
             db.executemany(
                 "UPDATE changes SET state = ?, detail = ?, ended_tai_ns = ? WHERE id = ?",
                 [(state, detail, ended, number) for number in ids],

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -96,15 +97,19 @@ def read(state_dir: Path, boot_id: str) -> Recovered:
 class Originals:
     """The log, open for appending. Methods raise JournalError."""
 
-    def __init__(self, state_dir: Path, boot_id: str) -> None:
+    def __init__(self, state_dir: Path, boot_id: str, aside: Executor | None = None) -> None:
+        """aside: where it is synced while the caller goes on; by default in a thread of its own."""
         self._path = state_dir / NAME
         self._boot_id = boot_id
         file(self._path)
         self._fd = self._open()
+        self._aside = aside or ThreadPoolExecutor(1, "originals")
         self._safe: set[Spot] = set()
 
-    def write(self, intent: Intent) -> None:
-        """Before a write; on disk when this returns, for a key's first."""
+    @contextlib.contextmanager
+    def writing(self, intent: Intent) -> Iterator[None]:
+        """Before a write; on disk at the end of the block, for a key's first. Until then other files can be written:
+        two disks' waits side by side take as long as one."""
         self._append(
             Write(
                 intent.spot,
@@ -117,9 +122,16 @@ class Originals:
                 intent.twin,
             )
         )
-        if intent.spot not in self._safe:
-            self._sync()
-            self._safe.add(intent.spot)
+        if intent.spot in self._safe:
+            yield
+            return
+        synced = self._aside.submit(self._sync)
+        try:
+            yield
+        finally:
+            synced.exception()
+        synced.result()
+        self._safe.add(intent.spot)
 
     def done(self, spot: Spot) -> None:
         """Nothing of ours stands there any more."""
@@ -160,6 +172,7 @@ class Originals:
 
     def close(self) -> None:
         """Give the descriptor back."""
+        self._aside.shutdown()
         os.close(self._fd)
 
     def _open(self, path: Path | None = None) -> int:

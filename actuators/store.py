@@ -1,7 +1,7 @@
 """journal.db as a file: opened safely, checked, migrated, set aside when it is no sound database.
 
-WAL with synchronous=FULL: a transaction that has ended is on disk. Readers (`read_only`) work beside the writer, and
-when there is none.
+WAL with synchronous=FULL: a transaction that has ended is on disk, or is so with the next one where the caller says
+that it may wait. Readers (`read_only`) work beside the writer, and when there is none.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from actuators.state_dir import JournalError
 NAME = "journal.db"
 PAGES_PER_CHECKPOINT = 4000
 """The WAL is moved into the database in quiet moments (Store.checkpoint); this is the bound for busy ones, 16 MB."""
+BUSY_MAX = 500
+"""After so many transactions it is moved also while there are more."""
 BUSY_S = 2.0
 
 MIGRATIONS: tuple[str, ...] = (
@@ -68,6 +70,10 @@ class Store:
         self.fresh = False
         """It was empty, or set aside."""
         self._corrupt = False
+        self._written = 0
+        """Transactions since the last checkpoint."""
+        self._seen = -1
+        """How many of them the last call of checkpoint() saw. The first one is at the start, where nobody waits."""
         state_dir.file(self.path)
         try:
             self._db = self._open()
@@ -89,10 +95,14 @@ class Store:
             return self._db.execute(sql, tuple(values)).fetchall()
 
     @contextlib.contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """All or nothing, on disk at its end. Take no other inside."""
+    def transaction(self, sync: bool = True) -> Iterator[sqlite3.Connection]:
+        """All or nothing, on disk at its end. Take no other inside. Without sync: written at its end, and on disk with
+        the next one or with a checkpoint, whichever comes first; its order among the others is kept."""
         self._look()
+        self._written += 1
         with self._errors():
+            # In WAL mode NORMAL differs from FULL in nothing but this one sync (pagerCommit, sqlite3WalFrames).
+            self._db.execute(f"PRAGMA synchronous = {'FULL' if sync else 'NORMAL'}")
             self._db.execute("BEGIN IMMEDIATE")
             try:
                 yield self._db
@@ -103,9 +113,17 @@ class Store:
                         self._db.execute("ROLLBACK")
 
     def checkpoint(self) -> None:
-        """Move the WAL into the database, as far as readers let us."""
+        """To be called now and then. Once there was no transaction since the last call, or there were very many, the
+        WAL is moved into the database, as far as readers let us, and begun anew: whoever is the first to write
+        afterwards would have to wait for the sync of its header."""
         self._look()
+        quiet, self._seen = self._seen in (-1, self._written), self._written
+        if not self._written or not (quiet or self._written > BUSY_MAX):
+            return
         self.read("PRAGMA wal_checkpoint(PASSIVE)")
+        with self.transaction() as db:
+            db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+        self._written = self._seen = 0
 
     def close(self) -> None:
         """Close; the last one to do so also checkpoints."""

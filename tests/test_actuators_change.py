@@ -425,7 +425,7 @@ def test_an_order_in_observe_touches_only_what_it_names_also_at_the_stop(tmp_pat
 def broken(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every transaction fails from now on, and so does opening anew."""
 
-    def fail(self: store.Store) -> Any:
+    def fail(self: store.Store, sync: bool = True) -> Any:
         raise JournalError("disk full")
 
     monkeypatch.setattr(store.Store, "transaction", fail)

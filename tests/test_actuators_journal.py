@@ -405,6 +405,50 @@ def test_the_log_is_on_disk_before_a_key_s_first_change_is(tmp_path: Path, monke
         assert synced == [True]
 
 
+def test_a_log_that_cannot_be_synced_keeps_the_change_from_being_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: Originals) -> None:
+        raise JournalError("I/O error")
+
+    with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
+        with monkeypatch.context() as patch:
+            patch.setattr(Originals, "_sync", fail)
+            for _ in range(2):
+                with pytest.raises(JournalError, match="I/O error"):
+                    journal.intend(intent())
+        journal.intend(intent())
+
+
+def test_the_wal_is_moved_and_begun_anew_in_a_quiet_moment_so_that_no_change_waits_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
+
+        def begun() -> bytes:
+            return (tmp_path / f"{store.NAME}-wal").read_bytes()[:32]
+
+        journal.flush()
+        at_start = begun()
+        journal.intend(intent())
+        journal.flush()
+        assert begun() == at_start
+        journal.flush()
+        anew = begun()
+        assert anew != at_start
+        journal.intend(intent(HOST))
+        journal.flush()
+        assert begun() == anew
+        monkeypatch.setattr(store, "BUSY_MAX", 1)
+        journal.intend(intent())
+        journal.flush()
+        busy = begun()
+        assert busy != anew
+        journal.flush()
+        journal.flush()
+        assert begun() == busy
+
+
 def test_lines_are_json_objects(tmp_path: Path) -> None:
     with contextlib.closing(Journal(tmp_path, BOOT)) as journal:
         journal.intend(intent())

@@ -146,10 +146,10 @@ class Actuator(RuleBasedStateMachine):
         self.ends = {}
 
     def on_disk(self, real: Callable[..., Any]) -> Callable[..., Any]:
-        def write(*arguments: Any) -> Any:
+        def write(*arguments: Any, **more: Any) -> Any:
             if not self.disk:
                 raise JournalError("disk full")
-            return real(*arguments)
+            return real(*arguments, **more)
 
         return write
 

@@ -36,6 +36,35 @@ from actuators.trials import Trials
 from actuators.watch import Watch
 from bus.schema import Ask
 
+
+
+class InTurn:
+    # In place of the thread that syncs originals.log while the journal is synced: the two orders in which they may
+    # end, one time this and one time that.
+
+    def __init__(self, *_):
+        self.late = False
+        self.due = []
+
+    def submit(self, sync):
+        self.late = not self.late
+        self.due.append(sync)
+        if not self.late:
+            self.exception()
+        return self
+
+    def exception(self):
+        while self.due:
+            self.due.pop()()
+
+    def result(self):
+        pass
+
+    def shutdown(self):
+        pass
+
+
+originals.ThreadPoolExecutor = InTurn
 base = Path(sys.argv[1])
 (base / "pid").write_text(str(os.getpid()))
 world = World(base)
@@ -220,6 +249,11 @@ def fits(found: tuple[dict[Spot, int], set[Spot], World], *either: tuple[dict[Sp
     assert not any("corrupt" in line for line in world.lines)
     trials = [change for change in history.history(world.state) if change.state in ("intent", "trial")]
     assert not trials
+
+
+def test_a_change_waits_for_one_sync_of_each_file_and_only_a_key_s_first_for_that_of_the_log(cuts: list[Cut]) -> None:
+    of_step = [sorted(cut.synced for cut in cuts if cut.done == step) for step in (1, 2)]
+    assert of_step == [[f"{store.NAME}-wal"], [f"{store.NAME}-wal", "originals.log"]]
 
 
 def test_a_cut_at_any_sync_leaves_what_the_next_start_puts_in_order(cuts: list[Cut], again: Path) -> None:
