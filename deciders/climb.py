@@ -14,7 +14,6 @@ from deciders.limit import SECOND_NS, Limit, learn, may, worth
 
 HOUR_NS = 3600 * SECOND_NS
 CLIMB_NS = 60 * SECOND_NS
-"""A growth so long after another begins a new climb."""
 TURNS_DOWN, TURNS_UP = 0, 1
 """Turns that an hour may have seen before one more, down and up."""
 
@@ -26,6 +25,8 @@ class Climb:
     spacing_ns: int
     """At least so long between two changes: more than the cool-down of the tunable's row."""
     limit: Limit = field(default_factory=Limit)
+    span_ns: int = CLIMB_NS
+    """A growth so long after another begins a new climb."""
     start: int = 0
     """The value before the first growth."""
     rate: float = 0.0
@@ -60,7 +61,7 @@ def told(climb: Climb, value: int, t_ns: int) -> None:
         climb.turned = (*climb.turned[-3:], t_ns)
     climb.rising = rising
     if rising:
-        if t_ns - climb.grown_ns > CLIMB_NS or not climb.start:
+        if t_ns - climb.grown_ns > climb.span_ns or not climb.start:
             climb.start, climb.rate, climb.useless = before, climb.asked_rate, 0
         climb.grown_ns, climb.judged = t_ns, False
     if value <= climb.goal:
@@ -72,7 +73,7 @@ def judge(climb: Climb, rate: float, t_ns: int, better: float) -> None:
     if climb.judged:
         return
     climb.judged = True
-    if t_ns - climb.grown_ns > CLIMB_NS:
+    if t_ns - climb.grown_ns > climb.span_ns:
         climb.useless = 0
     elif rate <= better * climb.rate:
         climb.rate, climb.useless = rate, 0

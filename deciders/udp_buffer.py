@@ -3,8 +3,8 @@
 Which socket drops says what would help: one that has the default, a larger default; one that asked for more than
 rmem_max and was cut down to it, a larger rmem_max; one whose program chose a size below that, only its program, which
 `advice` tells by port. What grows helps sockets that are made later. A socket made before counts as far as the room
-that it lacked, and no further; where those made after drop as much as before, growing ends: their programs read too
-slowly.
+that it lacked, and no further; where those made after drop as much as before, growing ends and what has grown goes
+back: their programs read too slowly.
 """
 
 from __future__ import annotations
@@ -46,15 +46,30 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
 
 def advice(state: State) -> list[str]:
     """What no tunable can cure: sockets whose programs set a small buffer, or have one from before."""
-    lately = [(key, kind) for key, kind in state.kinds.items() if state.t_ns - kind.t_ns < ADVICE_NS]
-    found = (_advice(state, *key, kind) for key, kind in lately)
-    return [line for line in found if line]
+    lines = [_slow(state, buffer) for buffer in (state.default, state.most)]
+    lately = {}
+    for key, kind in state.kinds.items():
+        if state.t_ns - kind.t_ns < ADVICE_NS:
+            # The newest last: those that it had before its program began anew are of no more use to anybody.
+            lately[key[0], kind.port, key[2]] = (key, kind)
+    lines += [_advice(state, *key, kind) for key, kind in lately.values()]
+    return [line for line in lines if line]
+
+
+def _slow(state: State, buffer: Buffer) -> str:
+    netns, port, why = buffer.slow
+    return f"netns {netns}: {_who(state, netns, port)}: {why}" if why and state.t_ns < buffer.climb.rest_ns else ""
+
+
+def _who(state: State, netns: int, port: int) -> str:
+    program, pid = state.owners.get((netns, port), ("", 0))
+    return f"UDP port {port}" + (f" ({program}, pid {pid})" if pid else "")
 
 
 def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> str:
-    program, pid = state.owners.get((netns, kind.port), ("", 0))
-    named = f" ({program}, pid {pid})" if pid else ""
-    who = f"netns {netns}: UDP port {kind.port}{named} has dropped {kind.dropped} datagrams"
+    # Of the last tenth of a second nothing is told.
+    many = "one datagram or more" if kind.dropped == 1 else f"{kind.dropped} datagrams"
+    who = f"netns {netns}: {_who(state, netns, kind.port)} has dropped {many}"
     most = state.most.climb.limit.value
     recent = state.t_ns - kind.t_ns < RESTART_NS
     if locked and most and rcvbuf < 2 * most:
@@ -84,13 +99,13 @@ def _more(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -
     policy, climb, t_ns = state.policy, buffer.climb, event.t_ns
     if not climb.limit.value or state.spare < policy.spare:
         return
-    buffer.full_ns, climb.goal = t_ns, 0
-    rate = kind.burst / policy.burst_s
-    if size == climb.limit.value:
-        judge(climb, rate, t_ns, policy.helps)
-        if climb.useless >= policy.patience:
-            climb.useless, climb.rest_ns = 0, t_ns + int(policy.rest_s * SECOND_NS)
-    climb.asked_rate = rate
+    buffer.full_ns = t_ns
+    if t_ns < climb.rest_ns:
+        return
+    climb.goal = 0
+    if not climb.judged and not _judged(state, buffer, size, kind, event):
+        return
+    climb.asked_rate = kind.per_s
     # rmem_max is half of what the kernel lets a socket hold.
     lacked = kind.burst * policy.datagram_bytes // (2 if buffer is state.most else 1)
     # By doubling, so that a burst that is told of ten times a second is not as many changes.
@@ -98,7 +113,35 @@ def _more(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -
     buffer.goal = max(room, buffer.goal if t_ns < buffer.until_ns else 0)
     buffer.until_ns = t_ns + GOAL_NS
     what = "all that rmem_max allows" if buffer is state.most else "the default"
-    buffer.why = f"UDP port {event.port}: {kind.burst} datagrams dropped with a buffer of {size} bytes, {what}"
+    many = "one datagram or more" if kind.burst == 1 else f"{kind.burst} datagrams"
+    buffer.why = f"UDP port {event.port}: {many} dropped with a buffer of {size} bytes, {what}"
+
+
+def _judged(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -> bool:
+    """Growing may go on: a socket from before the last growth has dropped something, or one from after it fewer. Of
+    the latter it takes a burst to know."""
+    policy, climb, t_ns = state.policy, buffer.climb, event.t_ns
+    if size != climb.limit.value:
+        climb.useless = climb.useless if climb.rate else 0
+        climb.rate = max(climb.rate, kind.per_s)
+        return True
+    if not kind.per_s:
+        # Nor of the burst that the climb began with: a few growths are made without looking.
+        climb.useless += not climb.rate
+        return not climb.rate and climb.useless < policy.patience
+    if not climb.rate:
+        climb.rate, climb.useless, climb.judged = kind.per_s, 0, True
+    judge(climb, kind.per_s, t_ns, policy.helps)
+    if climb.useless < policy.patience:
+        return True
+    climb.useless, buffer.until_ns = 0, 0
+    why = (
+        f"{kind.per_s:.0f} datagrams/s are dropped with a buffer of {size} bytes, {climb.rate:.0f} with a smaller"
+        " one: its program reads too slowly"
+    )
+    buffer.slow = (event.netns, event.port, why)
+    go_down(climb, climb.start, f"UDP port {event.port}: {why}; back to {climb.start}", t_ns, policy.rest_s)
+    return False
 
 
 def _on_counters(state: State, event: Counters) -> None:

@@ -23,6 +23,8 @@ PAST_MAX = 16
 NEW_NS = 5 * SECOND_NS
 """A refusal of memory is news for so long."""
 GOAL_NS = 10 * SECOND_NS
+CLIMB_NS = 3600 * SECOND_NS
+"""A growth shows only in sockets that are made after it, some of them at the next restart of their program."""
 
 
 class Policy(Struct, frozen=True, forbid_unknown_fields=True):
@@ -62,13 +64,15 @@ class Kind:
     begun_ns: int
     """Since when this burst is counted."""
     burst: int = 1
+    per_s: float = 0.0
+    """Of the burst before; 0: not known, as the probe tells at once only that one has begun."""
 
 
 @dataclass(slots=True)
 class Buffer:
     """rmem_default or rmem_max."""
 
-    climb: Climb = field(default_factory=lambda: Climb(0))
+    climb: Climb = field(default_factory=lambda: Climb(0, span_ns=CLIMB_NS))
     past: tuple[int, ...] = ()
     """Values that it has had, the newest last: sockets of that time have them still."""
     goal: int = 0
@@ -76,6 +80,8 @@ class Buffer:
     why: str = ""
     full_ns: int = 0
     """When a socket that has its value last dropped something."""
+    slow: tuple[int, int, str] = (0, 0, "")
+    """Namespace and port of a socket that no size of it helps, and in words how little."""
 
 
 @dataclass(slots=True)
@@ -122,7 +128,10 @@ def count(state: State, event: UdpDrop) -> Kind:
     kind = before or Kind(event.port, event.dropped - 1, event.t_ns, event.t_ns, 0)
     # From 1 again where the probe forgot it. The first that is heard of may be the sum of days.
     more = event.dropped - kind.dropped if event.dropped >= kind.dropped else 1
-    if event.t_ns - kind.begun_ns > burst_ns:
+    if (passed_ns := event.t_ns - kind.begun_ns) > burst_ns:
+        # What was not told of any more belongs to the burst before, but for the one told of now.
+        lasted_ns = passed_ns if passed_ns < 2 * burst_ns else burst_ns
+        kind.per_s = (kind.burst + more - 1) * SECOND_NS / lasted_ns
         kind.begun_ns, kind.burst = event.t_ns, 0
     kind.burst += more
     kind.port, kind.dropped, kind.t_ns = event.port, event.dropped, max(kind.t_ns, event.t_ns)

@@ -65,7 +65,7 @@ def test_the_first_datagram_that_a_default_buffer_drops_doubles_the_default() ->
     host = Host()
     (wish,) = host.drop()
     assert (wish.tunable, wish.netns, wish.believed, wish.want) == (DEFAULT, 0, 212_992, 425_984)
-    assert "UDP port 514: 1 datagrams dropped with a buffer of 212992 bytes, the default" in wish.why
+    assert "UDP port 514: one datagram or more dropped with a buffer of 212992 bytes, the default" in wish.why
 
 
 def test_a_burst_is_given_the_room_that_it_lacked_and_no_more_for_the_same_socket() -> None:
@@ -119,6 +119,17 @@ def test_a_socket_that_is_older_than_the_change_is_told_of() -> None:
     )
 
 
+def test_of_one_port_only_the_newest_socket_is_told_of() -> None:
+    host = Host()
+    for size in (212_992, 425_984, 851_968):
+        host.drop(size)
+        host.grant_all()
+        host.drop(size, dropped=2)
+        host.grant_all()
+    (line,) = advice(host.state)
+    assert "has dropped 2 datagrams: it has 851968 bytes" in line
+
+
 def test_growing_ends_where_new_sockets_drop_as_much_as_old_ones() -> None:
     host = Host(Policy(patience=3))
     dropped = 0
@@ -133,6 +144,44 @@ def test_growing_ends_where_new_sockets_drop_as_much_as_old_ones() -> None:
         host.t_ns += SECOND_NS
         host.drop(host.standing[DEFAULT], dropped=dropped)
     assert len(host.wishes) == asked
+
+
+def test_bursts_of_which_only_the_first_drop_is_told_go_on_to_find_more_room() -> None:
+    # Shorter than the 100 ms after which the probe tells again: how many there were, only the next one says.
+    host = Host()
+    told: dict[int, int] = {}
+    for _ in range(40):
+        size = host.standing[DEFAULT]
+        lost = max(0, 40_000 - size // 2304)
+        if lost:
+            host.t_ns += 2 * SECOND_NS
+            host.drop(size, dropped=told.get(size, 0) + 1)
+            told[size] = told.get(size, 0) + lost
+            host.grant_all()
+    assert host.standing[DEFAULT] >= 40_000 * 2304
+
+
+def test_what_no_size_helps_is_told_of_and_the_size_goes_back_until_an_hour_later() -> None:
+    host = Host()
+    dropped: dict[int, int] = {}
+    for tenth in range(3000):
+        # The program begins anew every half a minute, reads nothing, and gets 1000 a second.
+        if tenth % 300 == 0:
+            host.t_ns += 30 * SECOND_NS
+            size = host.standing[DEFAULT]
+        dropped[size] = dropped.get(size, 0) + 100
+        if host.drop(size, dropped=dropped[size]):
+            host.grant_all()
+        host.value(DEFAULT)
+    host.tell(Owner(host.t_ns, NETNS, 514, 42, "rsyslogd"))
+    assert host.standing[DEFAULT] == 212_992
+    assert max(wish.want for wish in host.wishes) < 212_992 << 10
+    (line, *_) = advice(host.state)
+    assert line.startswith("netns 7: UDP port 514 (rsyslogd, pid 42): 1000 datagrams/s are dropped with a buffer")
+    assert line.endswith("its program reads too slowly")
+    host.t_ns += 3600 * SECOND_NS
+    assert [wish.want for wish in host.drop(size, dropped=dropped[size] + 1)] == [2 * 212_992]
+    assert not any("reads too slowly" in line for line in advice(host.state))
 
 
 def test_memory_that_is_nearly_all_held_grows_from_the_top_in_good_order() -> None:
