@@ -69,6 +69,8 @@ class Room:
     refused: int = 0
     full_ns: int = 0
     """When there was last little room left; 0: never."""
+    vain_ns: int = 0
+    """When it was last so while no datagram became whole; 0: never."""
     refused_ns: int = 0
     """When there was last none; 0: never."""
     near_ns: int = 0
@@ -97,6 +99,7 @@ def on_memory(policy: Policy, room: Room, held: int, t_ns: int) -> None:
     room.held = held
     if held >= policy.full * room.climb.limit.value:
         room.full_ns = t_ns
+        room.vain_ns = t_ns if in_vain(policy, room, t_ns) else room.vain_ns
     if held >= room.climb.limit.value:
         room.refused_ns = t_ns
     if held >= room.climb.limit.value // 4:

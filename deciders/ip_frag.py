@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from bus.schema import VERSION, Counters, Evidence, FragMemory, Host, Netns, Outcome, Probe, Value, Wish
 from deciders.climb import Climb, told
-from deciders.frag_room import FAST_NS, USUAL_BYTES, Policy, Room, evidence, in_vain, on_memory, on_totals, want
+from deciders.frag_room import FAST_NS, USUAL_BYTES, Policy, Room, evidence, on_memory, on_totals, want
 from deciders.limit import SECOND_NS, answered, asked, bounds, of_row
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
@@ -65,7 +65,7 @@ def advice(state: State) -> list[str]:
         f"netns {netns}: fragments fill the {room.climb.limit.value} bytes of {TUNABLES[family]}, and no datagram"
         " becomes whole: their rest is lost on its way, or it is an attack; a larger limit would not help"
         for (netns, family), room in state.rooms.items()
-        if in_vain(state.policy, room, state.t_ns) and room.full_ns and state.t_ns - room.full_ns < SHOWN_NS
+        if room.vain_ns and state.t_ns - room.vain_ns < SHOWN_NS
     ]
 
 
