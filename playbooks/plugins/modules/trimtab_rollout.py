@@ -140,6 +140,7 @@ class Rollout:
         self.module = module
         self.installed = installed
         self.memo = json.loads(read(MEMO) or "{}")
+        self.rows = None
 
     def remembered(self):
         candidate = self.module.params["candidate"]
@@ -149,20 +150,20 @@ class Rollout:
         if state in ("trying", "leaving"):
             # Killed in the middle: what was before that is what counts, and how the host did then.
             return self.keep(state="trying", candidate=candidate), {}
-        status = self.document("status", "--json")
-        if not status.get("ready"):
-            return False, {"sick": "not fine before: %s" % (status.get("problem") or "not ready")}
+        facts = self.installed.facts()
+        if not facts.get("ready"):
+            return False, {"sick": "not fine before: %s" % (facts.get("problem") or "not ready")}
         return self.keep(
             schema=SCHEMA,
             state="trying",
             candidate=candidate,
             since=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            **self.found(),
+            **self.found(facts),
         ), {}
 
-    def found(self):
+    def found(self, facts):
         """What is here now, and how the host does."""
-        facts, first = self.installed.facts(), self.module.params["sample"]
+        first = self.module.params["sample"]
         return {
             "former": {"release": self.installed.release, "policy": self.policy()},
             "standing": [row["id"] for row in facts.get("standing", [])],
@@ -248,11 +249,12 @@ class Rollout:
         return [row for row in self.history() if row["id"] > self.memo.get("newest", 0)]
 
     def history(self):
-        code, out, _err = self.module.run_command([self.installed.program, "history", "--json"])
-        if code:
+        """Read once for as long as nothing is undone: a process costs the host more than all else here."""
+        if self.rows is None:
+            code, out, _err = self.module.run_command([self.installed.program, "history", "--json"])
             # No journal yet: in mode observe there is none.
-            return []
-        return [json.loads(line) for line in out.splitlines()]
+            self.rows = [] if code else [json.loads(line) for line in out.splitlines()]
+        return self.rows
 
     def document(self, *words):
         _code, out, err = self.module.run_command([self.installed.program, *list(words)])
@@ -271,6 +273,7 @@ class Rollout:
     def say(self, *words):
         if self.module.check_mode:
             return []
+        self.rows = None
         code, said = self.installed.run(*words)
         if code:
             raise HostError("{}: {}".format(" ".join(words), last(said)))
