@@ -72,7 +72,7 @@ def advice(state: State) -> list[str]:
         now = path_state.fresh(state.policy, arm.line, arm.t_ns) if arm else None
         if now and len(place.available) == 1 and (reason := path_state.why(state.policy, path, place, now)):
             found.append(
-                f"netns {path.netns_ino}: {path.prefix}: {reason}, and the kernel has {place.standing} alone:"
+                f"netns {path.netns}: {path.prefix}: {reason}, and the kernel has {place.standing} alone:"
                 " others come with their module (tcp_bbr)"
             )
     return found

@@ -5,8 +5,9 @@ below `floor`: lower ones are where services listen, and a service that restarts
 ip_local_reserved_ports names is never given out, whatever the range (__inet_hash_connect in
 net/ipv4/inet_hashtables.c). Where the range ends, tcp_tw_reuse goes from 2 (loopback only) to 1: a port in TIME_WAIT
 may serve again after a second where timestamps tell old segments from new ones (RFC 6191); 0 is somebody's word and
-stays. Near tcp_max_tw_buckets that is doubled: what finds no room there ends without TIME_WAIT. tcp_fin_timeout stays
-as it is, since no TIME_WAIT depends on it (TCP_TIMEWAIT_LEN is 60 s).
+stays. Near tcp_max_tw_buckets that is doubled: what finds no room there ends without TIME_WAIT. Where ports run out and
+there can be no more of them, that is taken back, and not done again for `idle_s`: each TIME_WAIT more holds a port.
+tcp_fin_timeout stays as it is, since no TIME_WAIT depends on it (TCP_TIMEWAIT_LEN is 60 s).
 """
 
 from __future__ import annotations
@@ -81,14 +82,14 @@ def _on_ports(state: State, event: Ports) -> Sequence[Wish]:
     place.exhausted, place.tw_full = event.exhausted, event.tw_full
     place.tw, place.timestamps = event.tw, event.timestamps
     wishes: list[Wish] = []
-    if full or event.tw * 4 >= event.tw_max * 3 > 0:
-        place.buckets_ns = event.t_ns
-        found = f"{event.tw} connections in TIME_WAIT, of {event.tw_max}; {event.tw_full} ended while none was free"
-        wishes += more_buckets(state.policy, place, event, found)
     if out and event.exhausted:
         place.ports_ns = event.t_ns
         _patience(place)
         wishes += widen(state.policy, place, event)
+    if full or event.tw * 4 >= event.tw_max * 3 > 0:
+        place.buckets_ns = event.t_ns
+        found = f"{event.tw} connections in TIME_WAIT, of {event.tw_max}; {event.tw_full} ended while none was free"
+        wishes += more_buckets(state.policy, place, event, found)
     return wishes
 
 

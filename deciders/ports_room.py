@@ -17,6 +17,7 @@ NAMES = (LOW, HIGH, REUSE, BUCKETS)
 LAST_PORT = 65535
 GLOBALLY, LOOPBACK_ONLY = 1, 2
 """Of tcp_tw_reuse."""
+MOST = 1 << 40
 NEAR = 32
 """Nearer than one of so many the way back ends in one step."""
 
@@ -51,6 +52,8 @@ class Place(Struct):
     """As net/netstat has them; -1: not read yet."""
     ports_ns: int = 0
     """When ports last ran out, or nobody knew."""
+    ended_ns: int = 0
+    """When they last did so at the end of the range; 0: never."""
     buckets_ns: int = 0
     """The same of buckets."""
     idle_times: int = 1
@@ -73,7 +76,15 @@ def widen(policy: Policy, place: Place, event: Ports) -> list[Wish]:
         return _ask(place, LOW, down, found, event)
     if reuse.value == LOOPBACK_ONLY and place.timestamps == 1:
         return _ask(place, REUSE, GLOBALLY, f"{found}, and the range ends here; {place.tw} in TIME_WAIT", event)
-    return []
+    return _fewer_buckets(place, f"{found}, and the range ends here; TIME_WAITs hold them", event)
+
+
+def _fewer_buckets(place: Place, why: str, event: Ports) -> list[Wish]:
+    """A connection that finds no bucket ends without TIME_WAIT, and its port is free at once: where there are no more
+    ports, more buckets than at first would take away what there are."""
+    place.ended_ns, limit = event.t_ns, place.limits[BUCKETS]
+    grown = 0 < limit.original < limit.value and limit.low <= limit.original
+    return _ask(place, BUCKETS, limit.original, why, event) if grown else []
 
 
 def exhausted(policy: Policy, place: Place) -> str:
@@ -82,16 +93,28 @@ def exhausted(policy: Policy, place: Place) -> str:
     if not place.exhausted or not low or high < LAST_PORT or low > policy.floor:
         return ""
     return (
-        f"netns {place.netns_ino}: {place.exhausted} connect() calls found no port of {low} to {high}: more addresses,"
+        f"netns {place.netns}: {place.exhausted} connect() calls found no port of {low} to {high}: more addresses,"
         " here or where they go to, or connections that are kept open"
     )
 
 
 def more_buckets(policy: Policy, place: Place, event: Ports | Counters, found: str) -> list[Wish]:
-    """Room for more TIME_WAITs."""
-    limit = place.limits[BUCKETS]
-    want = int(limit.value * policy.factor)
-    return _ask(place, BUCKETS, min(want, limit.high or want), found, event) if limit.value else []
+    """Room for more TIME_WAITs, unless they would hold the last ports."""
+    limit, idle_ns = place.limits[BUCKETS], int(policy.idle_s * SECOND_NS)
+    if not limit.value or (place.ended_ns and event.t_ns - place.ended_ns < idle_ns):
+        return []
+    want = min(int(limit.value * policy.factor), limit.high or MOST, _harmless(place))
+    return _ask(place, BUCKETS, want, found, event) if want > limit.value else []
+
+
+def _harmless(place: Place) -> int:
+    """So many TIME_WAITs leave ports for others even if all go to one place. Where there are more than ports already,
+    they go to many, or are a server's, which hold none."""
+    low, high, reuse = (place.limits[name].value for name in (LOW, HIGH, REUSE))
+    span = high - low + 1
+    if not low or place.tw > span or (reuse == GLOBALLY and place.timestamps == 1):
+        return MOST
+    return span // 2
 
 
 def back(policy: Policy, place: Place, event: Value) -> list[Wish]:

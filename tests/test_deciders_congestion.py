@@ -223,7 +223,7 @@ def test_where_the_kernel_has_no_other_people_are_told() -> None:
     state, probe = congestion.start(Policy()), Probe()
     tell(state, algorithms(0, "cubic", "cubic"), *(probe.after(at * SEC, 2_000_000) for at in range(1, 16)))
     assert congestion.advice(state) == [
-        "netns 5: 10.1.2.0/24: 1.00% sent again, and the kernel has cubic alone: others come with their module"
+        "netns 9: 10.1.2.0/24: 1.00% sent again, and the kernel has cubic alone: others come with their module"
         " (tcp_bbr)"
     ]
 

@@ -120,9 +120,44 @@ def test_where_the_range_has_ended_people_are_told_what_else_there_is() -> None:
     assert ports.advice(state) == []
     tell(state, out(2 * SEC, 10_240, 65_535, count=8), out(2 * SEC, 10_240, 65_535, count=0, netns=10))
     assert ports.advice(state) == [
-        "netns 5: 8 connect() calls found no port of 10240 to 65535: more addresses, here or where they go to, or"
+        "netns 9: 8 connect() calls found no port of 10240 to 65535: more addresses, here or where they go to, or"
         " connections that are kept open"
     ]
+
+
+def near_buckets(at_s: int, tw: int, tw_max: int, count: int = 0, reuse: int = 0, stamps: int = 1) -> Ports:
+    """Of a range of 55296 ports that can be no larger."""
+    return Ports(at_s * SEC, 9, 5, 10_240, 65_535, count, reuse, stamps, tw, tw_max, 0)
+
+
+@pytest.mark.parametrize(
+    ("event", "want"),
+    [
+        (near_buckets(1, 15_000, 20_000), 27_648),
+        (near_buckets(1, 21_000, 27_648), None),
+        (near_buckets(1, 21_000, 27_648, reuse=1), 55_296),
+        (near_buckets(1, 21_000, 27_648, reuse=1, stamps=0), None),
+        (near_buckets(1, 55_000, 60_000), None),
+        (near_buckets(1, 55_297, 60_000), 120_000),
+    ],
+)
+def test_time_waits_that_all_may_go_to_one_place_are_let_have_half_of_the_ports(event: Ports, want: int | None) -> None:
+    """Those that find no bucket end without, and leave their ports to others."""
+    wishes = asked(tell(ports.start(Policy()), event))
+    assert wishes == ([(BUCKETS, event.tw_max, want)] if want else [])
+
+
+def test_where_ports_run_out_at_the_end_of_the_range_no_time_waits_are_held_but_those_of_before() -> None:
+    state = ports.start(Policy())
+    tell(state, Value(0, BUCKETS, 9, 5, 40_000, 40_000, 64, 1 << 20, False))
+    assert asked(tell(state, near_buckets(1, 60_000, 80_000))) == [(BUCKETS, 80_000, 160_000)]
+    (wish,) = tell(state, near_buckets(3, 130_000, 160_000, count=1))
+    assert asked([wish]) == [(BUCKETS, 160_000, 40_000)]
+    assert wish.why == (
+        "no local port of 10240 to 65535 for a connect(), 1 so far, and the range ends here; TIME_WAITs hold them"
+    )
+    again = [near_buckets(at, 60_000, 40_000, count=1) for at in (10, 3600, 3610)]
+    assert asked(tell(state, *again)) == [(BUCKETS, 40_000, 80_000)]
 
 
 # --- worlds --------------------------------------------------------------------------------------------------------
