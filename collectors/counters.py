@@ -7,6 +7,7 @@ Keys, by source (all as in the kernel's file unless said):
     net/sockstat[6]            TCP.inuse, TCP.mem (pages), UDP.mem (pages), FRAG.memory (bytes)
     net/softnet_stat           processed, dropped, time_squeeze, received_rps, flow_limit, backlog: sums over CPUs
     net/stat/nf_conntrack      entries; drop, early_drop, insert_failed, ...: sums over CPUs
+    net/stat/arp_cache         entries; allocs, res_failed, table_fulls, ...: sums over CPUs; ndisc_cache: the same
     vmstat, meminfo            the selections below; meminfo in kB, as in the file
     pressure/*                 some.total_us, full.total_us: stall time since boot (Documentation/accounting/psi.rst)
 
@@ -77,8 +78,8 @@ def softnet(raw: bytes) -> dict[str, int]:
     return {name: sum(cpu[column] for cpu in cpus) for column, name in SOFTNET.items() if column < width}
 
 
-def conntrack(raw: bytes) -> dict[str, int]:
-    """net/stat/nf_conntrack: a line of names, then hexadecimal columns for each CPU; `entries` is the same in all."""
+def percpu(raw: bytes) -> dict[str, int]:
+    """net/stat/*: a line of names, then hexadecimal columns for each CPU; `entries` is the same in all."""
     names, *cpus = (line.split() for line in raw.decode("ascii").splitlines())
     values = dict.fromkeys(names, 0)
     for cpu in cpus:
@@ -123,7 +124,9 @@ FILES: tuple[File, ...] = (
     File("net/sockstat", sockstat, per_netns=True),
     File("net/sockstat6", sockstat, per_netns=True),
     File("net/softnet_stat", softnet),
-    File("net/stat/nf_conntrack", conntrack, per_netns=True, optional=True),
+    File("net/stat/nf_conntrack", percpu, per_netns=True, optional=True),
+    File("net/stat/arp_cache", percpu, optional=True),
+    File("net/stat/ndisc_cache", percpu, optional=True),
     File("vmstat", selection(VMSTAT)),
     File("meminfo", selection(MEMINFO)),
     File("pressure/cpu", pressure),

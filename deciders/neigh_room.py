@@ -17,6 +17,10 @@ RATE_MIN_NS = 5_000_000
 """Two observations nearer than this say nothing of a rate."""
 RATE_NS = 100_000_000
 """The rate is that of the last one or two spans of this length."""
+ASKED_NS = 5 * SECOND_NS
+"""Neighbours asked for, and those that did not answer, are those of so long: it takes 3 s to be given up."""
+SCAN_NS = 60 * SECOND_NS
+"""What was seen of a scan holds for so long."""
 FAMILIES = {2: "ipv4", 10: "ipv6"}
 TABLES = {2: "ARP", 10: "ND"}
 
@@ -34,6 +38,10 @@ class Policy(Struct, frozen=True, forbid_unknown_fields=True):
     burst_per_s: Annotated[float, Meta(ge=0, le=1e6)] = 200.0
     """A table in which entries are being made may fill at this rate at least: how fast it does, only the second event
     tells, and a small table is full soon after that."""
+    scan: Annotated[float, Meta(gt=0, le=1)] = 0.5
+    """Not beyond floor_ceiling while this share of the new entries get no answer ..."""
+    scan_per_s: Annotated[float, Meta(ge=0)] = 100.0
+    """... and so many a second."""
     factor: Annotated[float, Meta(gt=1, le=2)] = 2.0
     """Growth at once."""
     floor_ceiling: Annotated[int, Meta(ge=16)] = 8192
@@ -64,6 +72,11 @@ class Table:
     """Since when the table has been empty."""
     goal: int = 0
     """Where gc_thresh3 is going down to; 0 when it is not."""
+    asked: tuple[int, int, int] = (0, 0, 0)
+    """When this was counted, entries made until then, and those that got no answer."""
+    scan_ns: int = 0
+    """When most of the new ones got none; 0: never."""
+    scan_per_s: float = 0.0
     attached: int = 0
     """Hosts that the attached prefixes hold, all namespaces."""
 
@@ -79,6 +92,33 @@ def measure(table: Table) -> None:
     table.fill_per_s = max(0.0, *rates) if rates else table.fill_per_s
     if table.t_ns - new_ns >= RATE_NS:
         table.marks = (new_ns, new, table.t_ns, table.entries)
+
+
+def count(policy: Policy, table: Table, made: int, failed: int, t_ns: int) -> None:
+    """The kernel's totals. A scan, or packets to hosts that are not there, leave entries that nobody answers for."""
+    since_ns, made_then, failed_then = table.asked
+    if not since_ns or made < made_then or failed < failed_then or t_ns < since_ns:
+        table.asked = (t_ns, made, failed)
+    elif t_ns - since_ns >= ASKED_NS:
+        table.asked = (t_ns, made, failed)
+        per_s = (failed - failed_then) * SECOND_NS / (t_ns - since_ns)
+        if per_s >= policy.scan_per_s and failed - failed_then >= policy.scan * (made - made_then):
+            table.scan_ns, table.scan_per_s = t_ns, per_s
+
+
+def advice(policy: Policy, table: Table, t_ns: int) -> list[str]:
+    """Of a scan."""
+    if not scanned(table, t_ns):
+        return []
+    return [
+        f"{TABLES[table.family]} table: {table.scan_per_s:.0f} new neighbours a second do not answer: a scan, or"
+        f" packets to hosts that are not there; gc_thresh3 grows no further than {policy.floor_ceiling} for it"
+    ]
+
+
+def scanned(table: Table, t_ns: int) -> bool:
+    """There is a scan, or was a moment ago."""
+    return bool(table.scan_ns) and t_ns - table.scan_ns < SCAN_NS
 
 
 def next_wish(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
@@ -149,7 +189,8 @@ def _share(table: Table, number: int, three: int) -> int:
 
 
 def _ceiling(policy: Policy, table: Table) -> int:
-    ceiling = max(policy.floor_ceiling, policy.per_host * table.attached)
+    most = 0 if scanned(table, table.t_ns) else policy.per_host * table.attached
+    ceiling = max(policy.floor_ceiling, most)
     return min(ceiling, table.levels[3].high or ceiling)
 
 

@@ -4,7 +4,9 @@ The kernel refuses a new neighbour when gc_thresh3 entries are there and none of
 (neigh_alloc and neigh_forced_gc in net/core/neighbour.c). So gc_thresh3 grows first and by a full step, as soon as the
 table is 75 % full or, from 40 % on, would be full within half a second at the rate at which it fills. The other two
 follow in the proportion that the originals have: raised after gc_thresh3, lowered before it, so that they are in order
-at every instant. One wish at a time, each made from the newest limits that any event has told.
+at every instant. While most of the new entries get no answer it grows no further than any host may: a scan of a large
+network, or of an IPv6 one, would fill any table. One wish at a time, each made from the newest limits that any event
+has told.
 """
 
 from __future__ import annotations
@@ -14,8 +16,8 @@ from typing import Any
 
 from msgspec import Struct
 
-from bus.schema import Attached, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
-from deciders import neigh_flood
+from bus.schema import Attached, Counters, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
+from deciders import neigh_flood, neigh_room
 from deciders.limit import answered, bounds, learn, of_row
 from deciders.neigh_flood import Floods
 from deciders.neigh_room import FAMILIES, Policy, Table, measure, next_wish
@@ -23,7 +25,8 @@ from deciders.neigh_room import FAMILIES, Policy, Table, measure, next_wish
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
 NAME = "neigh_table"
-TOPICS = (NeighEntries, NeighTable, NeighMoves, Attached, Netns, Value, Outcome)
+TOPICS = (NeighEntries, NeighTable, NeighMoves, Attached, Counters, Netns, Value, Outcome)
+STATS = {"net/stat/arp_cache": 2, "net/stat/ndisc_cache": 10}
 
 BLIND_NS = 60_000_000_000
 """Unobserved for longer than this, nobody knows that the table was empty in between."""
@@ -57,7 +60,8 @@ def step(state: State, event: Any) -> tuple[State, Sequence[Wish]]:
 
 def advice(state: State) -> list[str]:
     """See deciders.engine.Decider.advice."""
-    return neigh_flood.advice(state.floods)
+    scans = [line for table in state.tables.values() for line in neigh_room.advice(state.policy, table, table.t_ns)]
+    return scans + neigh_flood.advice(state.floods)
 
 
 def _on_moves(state: State, event: NeighMoves) -> Sequence[Wish]:
@@ -84,6 +88,13 @@ def _on_table(state: State, event: NeighEntries | NeighTable) -> Sequence[Wish]:
     if event.entries > state.policy.empty * event.gc_thresh3:
         table.quiet_ns, table.goal = event.t_ns, 0
     return next_wish(state.policy, table, event)
+
+
+def _on_counters(state: State, event: Counters) -> Sequence[Wish]:
+    table, values = state.tables.get(STATS.get(event.source, 0)), event.values
+    if table is not None and "allocs" in values and "res_failed" in values:
+        neigh_room.count(state.policy, table, values["allocs"], values["res_failed"], event.t_ns)
+    return ()
 
 
 def _on_attached(state: State, event: Attached) -> Sequence[Wish]:
@@ -143,6 +154,7 @@ _HANDLERS: dict[type[Any], Callable[[State, Any], Sequence[Wish]]] = {
     NeighTable: _on_table,
     NeighMoves: _on_moves,
     Attached: _on_attached,
+    Counters: _on_counters,
     Netns: _on_netns,
     Value: _on_value,
     Outcome: _on_outcome,

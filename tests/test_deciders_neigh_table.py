@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bus.codec import decode, encode
-from bus.schema import AnyEvent, Attached, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
+from bus.schema import AnyEvent, Attached, Counters, NeighEntries, NeighMoves, NeighTable, Netns, Outcome, Value, Wish
 from deciders import neigh_table
 from deciders.engine import Decider
 from deciders.neigh_room import Policy
@@ -224,6 +224,33 @@ def test_the_ceiling_rises_with_the_networks_attached_and_falls_when_they_go() -
     assert world.thresholds[2] == 16384
     world.show(Netns(world.t_ns, 1, 1, "", False))
     assert state.tables[2].attached == 256
+
+
+def stats(t_ns: int, made: int, failed: int) -> Counters:
+    return Counters(t_ns, 0, "net/stat/arp_cache", {"allocs": made, "res_failed": failed})
+
+
+@pytest.mark.parametrize(
+    ("failed", "grown", "told"),
+    [(20_000, 8192, "4000 new neighbours a second do not answer: a scan"), (9_000, 65536, ""), (0, 65536, "")],
+)
+def test_while_most_new_ones_get_no_answer_it_grows_no_further_than_any_host_may(
+    failed: int, grown: int, told: str
+) -> None:
+    world = World([2048, 4096, 8192])
+    world.show(Attached(world.t_ns, 7, 2, 65536, 1))
+    world.show(stats(world.t_ns, 1_000_000, 500_000))
+    world.show(stats(world.t_ns + 5 * SEC, 1_020_000, 500_000 + failed))
+    world.t_ns += 5 * SEC
+    world.fill(20_000, 10_000)
+    assert world.thresholds[2] == min(grown, 32768)
+    assert told in "".join(neigh_table.advice(world.decider.state))
+    assert bool(told) == bool(neigh_table.advice(world.decider.state))
+    # A minute later it is over.
+    world.quiet(62)
+    assert neigh_table.advice(world.decider.state) == []
+    world.fill(10_000, 10_000)
+    assert world.thresholds[2] > 8192
 
 
 def test_the_rows_bound_is_the_last_word() -> None:
