@@ -213,6 +213,7 @@ def _wanted(state: State, buffer: Buffer, t_ns: int) -> tuple[int, str]:
         why = f"no UDP socket dropped anything with {limit.value} bytes for {state.policy.idle_s:g} s"
         why += f"; back towards {limit.original}"
         go_down(climb, max(limit.original, (limit.value + 1) // 2), why, t_ns)
+        buffer.until_ns = 0
         buffer.full_ns = t_ns - idle_ns + idle_ns // 4
     return lower(climb), climb.why
 
