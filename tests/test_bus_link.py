@@ -608,6 +608,54 @@ def test_a_poller_returns_the_sources_that_have_something_lanes_and_descriptors_
         lane.close()
 
 
+def test_a_lane_that_is_read_in_parts_is_given_out_until_it_is_empty(path: Path) -> None:
+    intake, sender = link.WishIntake(path, "d"), link.WishSender(path)
+    poller = link.Poller()
+    poller.add(intake)
+    for _ in range(50):
+        sender.send(wish())
+    for _ in range(50):
+        assert poller.wait(PATIENCE_S) == [intake]
+        assert len(intake.receive(1)) == 1
+    assert poller.wait(0) == []
+    for lane in (intake, sender):
+        lane.close()
+
+
+def test_whoever_asks_while_another_is_answered_is_heard(path: Path) -> None:
+    server, poller = link.ControlServer(path), link.Poller()
+    poller.add(server)
+    answers: list[Answer] = []
+    threads = [
+        threading.Thread(target=lambda: answers.extend(link.ask(path, Ask("ping")) for _ in range(20)))
+        for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    until_s = time.monotonic() + PATIENCE_S
+    while len(answers) < 80 and time.monotonic() < until_s:
+        for _ in poller.wait(0.1):
+            server.serve(lambda ask: Answer(True))
+    for thread in threads:
+        thread.join()
+    assert len(answers) == 80
+    server.close()
+
+
+def test_a_poller_gives_out_what_is_ready_in_the_order_in_which_it_was_added(path: Path) -> None:
+    first, second, poller = Pipe(), Pipe(), link.Poller()
+    intake, sender = link.WishIntake(path, "d"), link.WishSender(path)
+    for source in (second, intake, first):
+        poller.add(source)
+    for pipe in (first, second):
+        os.write(pipe.write, b"x")
+    sender.send(wish())
+    until(lambda: intake in poller.wait(0))
+    assert poller.wait(0) == [second, intake, first]
+    for lane in (intake, sender, first, second):
+        lane.close()
+
+
 def test_a_poller_does_not_return_before_its_time_when_nothing_comes() -> None:
     poller, pipe = link.Poller(), Pipe()
     poller.add(pipe)
