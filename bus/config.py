@@ -114,9 +114,9 @@ def _narrow(row: Tunable, narrow: Narrow) -> Tunable:
 
 def _files(path: Path | None) -> list[Path]:
     main = path or DEFAULT_PATH
-    if path and not path.is_file():
+    if path and not path.exists():
         raise ConfigError(f"{path}: no such file")
-    found = [main] if main.is_file() else []
+    found = [main] if path or main.is_file() else []
     if main.suffix == ".toml":
         found += sorted((main.parent / "conf.d").glob("*.toml"))
     return found

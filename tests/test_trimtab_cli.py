@@ -78,9 +78,15 @@ def test_namespaces_and_tuners_may_be_given_with_commas_or_again(
         ("run", "--netns", "host"),
         ("run", "--netns", "0"),
         ("run", "--netns", str(1 << 64)),
+        ("run", "--netns", "9" * 5000),
         ("rollback",),
         ("rollback", "7", "--all"),
         ("rollback", "0"),
+        ("rollback", str(1 << 63)),
+        ("confirm", str(1 << 63)),
+        ("revert", str(1 << 63)),
+        ("hold", RMEM, "--netns", str(1 << 63)),
+        ("hold", RMEM, "--for", f"{'9' * 5000}s"),
         ("rollback", "x"),
         ("hold",),
         ("mode", "wild"),
@@ -206,6 +212,11 @@ def test_a_configuration_that_cannot_be_used_is_refused_in_one_line_that_names_i
     assert (ran.code, ran.out) == (1, "")
     assert complaint in ran.err
     assert ran.err.count("\n") == 1
+
+
+def test_a_directory_for_a_configuration_is_named_as_such(run: Callable[..., Ran], tmp_path: Path) -> None:
+    ran = run("config", "check", str(tmp_path))
+    assert (ran.code, ran.out, ran.err) == (1, "", f"trimtab: {tmp_path}: Is a directory\n")
 
 
 def test_a_good_configuration_is_said_to_be_fine(run: Callable[..., Ran], tmp_path: Path) -> None:
@@ -388,6 +399,14 @@ class TestJournal:
 
 def test_without_a_journal_there_is_no_history_and_that_is_fine(run: Callable[..., Ran]) -> None:
     assert (run("history").code, run("history", "--json").out) == (0, "")
+
+
+@pytest.mark.parametrize("verb", ["history", "explain"])
+@pytest.mark.parametrize("key", ["net.none", "9" * 5000])
+def test_a_key_that_nobody_knows_is_an_error_and_no_empty_history(run: Callable[..., Ran], verb: str, key: str) -> None:
+    ran = run(verb, key)
+    assert (ran.code, ran.out) == (1, "")
+    assert ran.err == f"trimtab: no tunable {key!r}; `trimtab tunables` lists them\n"
 
 
 def test_a_journal_that_is_no_database_is_one_line(run: Callable[..., Ran], tmp_path: Path) -> None:

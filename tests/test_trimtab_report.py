@@ -248,6 +248,18 @@ def test_another_script_would_not_run(tab: chromium.Tab, page: Path, tmp_path: P
 # --- what is on it ----------------------------------------------------------------------------------------------------
 
 
+def test_a_link_or_a_pipe_stays_what_it_is(tapes: Path, tmp_path: Path) -> None:
+    link, pipe = tmp_path / "link", tmp_path / "pipe"
+    link.symlink_to(tmp_path / "page")
+    os.mkfifo(pipe)
+    assert report.write([tapes], link) == exits.FINE
+    with (tmp_path / "read").open("wb") as read, subprocess.Popen(["cat", str(pipe)], stdout=read):
+        assert report.write([tapes], pipe) == exits.FINE
+    assert (tmp_path / "read").read_bytes() == (tmp_path / "page").read_bytes()
+    assert link.is_symlink()
+    assert pipe.is_fifo()
+
+
 def test_the_head_line_says_what_happened(tapes: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert report.write([tapes], tmp_path / "report.html") == exits.FINE
     said = capsys.readouterr().out

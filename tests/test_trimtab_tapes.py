@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import random
+import resource
+import signal
 import subprocess
 import sys
 import typing
@@ -560,6 +562,29 @@ def test_frames_that_are_missing_doubled_or_out_of_order_are_told_of(
     said = capsys.readouterr()
     assert "missing" in said.err or "taken out" in said.err
     assert "damaged" in said.out
+
+
+def test_a_tape_cut_in_half_is_not_called_whole(tape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sound = find([tape])[0].read_bytes()
+    (tmp_path / "half.tape").write_bytes(sound[: len(sound) * 2 // 3])
+    assert main(["tape", "info", str(tmp_path)]) == 3
+    assert capsys.readouterr().out.splitlines()[1].endswith("  damaged")
+
+
+def test_a_full_disk_is_told_of_by_the_name_of_what_it_had_no_room_for(
+    tape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    unlimited = resource.getrlimit(resource.RLIMIT_FSIZE)
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, unlimited[1]))
+        for verb in (("tape", "merge"), ("report",)):
+            assert main([*verb, str(tape), "-o", str(tmp_path / "out")]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, unlimited)
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert capsys.readouterr().err == f"trimtab: {tmp_path}/out: File too large\n" * 2
+    assert list(tmp_path.glob("*out*")) == []
 
 
 def test_a_missing_head_is_told_of(tape: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

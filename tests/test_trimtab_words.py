@@ -82,7 +82,7 @@ def test_a_row_is_explained_with_all_its_destinations(
 
 @pytest.mark.parametrize("key", ["route.congctl@203.0.113.7/24", "route.congctl@default"])
 def test_a_key_that_is_none_is_not_explained(state: Path, tmp_path: Path, key: str) -> None:
-    with pytest.raises(explain.UnknownError, match="no key"):
+    with pytest.raises(tables.UnknownError, match="no key"):
         explain.show_explanation(tmp_path / "run", state, key, False)
 
 

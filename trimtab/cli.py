@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from trimtab import cli_tapes
-from trimtab.options import FOLDER, MODES, Commands, as_json, dirs, netns, version
+from trimtab.options import FOLDER, MODES, MOST, Commands, as_json, dirs, netns, version
 
 EPILOG = (
     "Exit codes: 0 fine, 1 error, 2 changes pending or drift, 3 degraded, 4 refused, 64 usage, 77 not permitted, "
@@ -151,7 +151,7 @@ def doctor(run_dir: Path, state_dir: Path, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("change", metavar="[ID]", required=False, type=click.IntRange(min=1))
+@click.argument("change", metavar="[ID]", required=False, type=click.IntRange(1, MOST))
 @click.option("--all", "everything", is_flag=True, help="Undo all that stands.")
 @dirs
 @as_json
@@ -166,7 +166,7 @@ def rollback(change: int | None, everything: bool, run_dir: Path, state_dir: Pat
 
 
 @cli.command()
-@click.argument("change", metavar="ID", type=click.IntRange(min=1))
+@click.argument("change", metavar="ID", type=click.IntRange(1, MOST))
 @dirs
 @as_json
 def confirm(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
@@ -178,7 +178,7 @@ def confirm(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
 
 
 @cli.command()
-@click.argument("change", metavar="ID", type=click.IntRange(min=1))
+@click.argument("change", metavar="ID", type=click.IntRange(1, MOST))
 @dirs
 @as_json
 def revert(change: int, run_dir: Path, state_dir: Path, as_json: bool) -> int:
@@ -314,12 +314,17 @@ def _words(lists: Sequence[str], option: str) -> list[str]:
 
 def _seconds(word: str) -> int:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
-    if not word[:-1].isdecimal() or word[-1] not in units or not 0 < int(word[:-1]) * units[word[-1]] <= 10**9:
+    if (
+        not word[:-1].isdecimal()
+        or len(word) > 20
+        or word[-1] not in units
+        or not 0 < int(word[:-1]) * units[word[-1]] <= 10**9
+    ):
         raise click.BadParameter(f"{word!r} is no time such as 90s, 30m, 2h, 7d", param_hint="--for")
     return int(word[:-1]) * units[word[-1]]
 
 
 def _cookie(word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) < 1 << 64:
+    if not word.isdecimal() or len(word) > 20 or not 0 < int(word) < 1 << 64:
         raise click.BadParameter(f"{word!r} is no namespace's cookie", param_hint="--netns")
     return int(word)

@@ -91,7 +91,7 @@ def show_drops(run_dir: Path, state_dir: Path, as_json: bool) -> int:
 def _print(drops: Iterable[Drop]) -> None:
     show.table(
         ["namespace", "device", "reason", "per second", "total", "what it means", "cure"],
-        [[*_place(drop), drop.reason, f"{drop.per_s:g}", drop.dropped, drop.meaning, cure(drop)] for drop in drops],
+        [[*_place(drop), drop.reason, f"{drop.per_s:.1f}", drop.dropped, drop.meaning, cure(drop)] for drop in drops],
     )
 
 

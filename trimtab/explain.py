@@ -16,14 +16,12 @@ from trimtab.tape.story import Story, document, stories
 STORIES_MAX = 20
 """Of a key's changes, so many of the newest are looked up on tape."""
 SCHEMA = "trimtab.explanation/v1"
-
-
-class UnknownError(OSError):
-    """Neither a tunable nor a change."""
+AFTER, AFTER_ROW = 10, 12
+"""The columns that a change's label takes, and a tunable's: on a terminal lines go on behind them."""
 
 
 def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -> int:
-    """Print it. UnknownError when there is nothing of that name or number."""
+    """Print it. tables.UnknownError when there is nothing of that name or number."""
     keys, changes = _find(state_dir, what)
     known = [(found, key) for found in tables.rows(run_dir) for key in keys if found.name == base(key.name)]
     holds = [hold for hold in tables.holds(state_dir) if any(_concerns(hold.spot.tunable, key.name) for key in keys)]
@@ -44,7 +42,7 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
     for row, key in known:
         _print_row(row, key)
     for hold in holds:
-        print(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}")
+        show.say(f"  hands off   {_place(hold.spot.netns)}: {hold.why}; trimtab release {hold.spot.tunable}", AFTER_ROW)
     for change in changes:
         of = f" of {change.tunable}" if AT in change.tunable or len(keys) > 1 else ""
         _print_change(change, tables.find(change.tunable), of, told.get(change.id, Story()))
@@ -54,17 +52,17 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
 
 
 def _find(state_dir: Path, what: str) -> tuple[list[Tunable], list[Change]]:
-    if what.isdecimal():
+    if what.isdecimal() and len(what) < 20:
         found = [change for change in tables.changes(state_dir, Filter()) if change.id == int(what)]
         if not found:
-            raise UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
+            raise tables.UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
         return tables.family(found[0].tunable), found
     keys = tables.family(what)
     if keys and AT in keys[0].name and (fault := prefix.fault(keys[0].prefix)):
-        raise UnknownError(f"no key {what!r}: {fault}")
+        raise tables.UnknownError(f"no key {what!r}: {fault}")
     found = tables.changes(state_dir, Filter(tunable=tables.asked(what)))
     if not keys and not found:
-        raise UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
+        raise tables.UnknownError(f"no tunable {what!r}; `trimtab tunables` lists them")
     return keys, found
 
 
@@ -74,15 +72,17 @@ def _concerns(held: str, name: str) -> bool:
 
 
 def _print_row(row: tables.Row, key: Tunable | None) -> None:
-    print(f"{key.name if key else row.name}: {row.summary}")
-    print(f"  stands at   {_stands(row, key)}")
+    show.say(f"{key.name if key else row.name}: {row.summary}", hang=2)
+    show.say(f"  stands at   {_stands(row, key)}", AFTER_ROW)
     bounds = f"one of {', '.join(row.words)}" if row.words else f"{row.low} to {row.high} {row.unit}"
     step = "" if row.words else f"{row.step:.0%} at once, "
     pause = f"every {row.cooldown_s:g} s, " if row.cooldown_s else ""
-    print(f"  bounds      {bounds}, {step}{pause}{row.per_hour} times an hour")
+    show.say(f"  bounds      {bounds}, {step}{pause}{row.per_hour} times an hour", AFTER_ROW)
     if row.life_s:
-        print(f"  leased      never confirmed; stands while {row.decider} asks for it, {row.life_s} s at most")
-    print(f"  asked for   by {row.decider} alone; scope {row.scope}, risk {row.risk}")
+        show.say(
+            f"  leased      never confirmed; stands while {row.decider} asks for it, {row.life_s} s at most", AFTER_ROW
+        )
+    show.say(f"  asked for   by {row.decider} alone; scope {row.scope}, risk {row.risk}", AFTER_ROW)
 
 
 def _stands(row: tables.Row, key: Tunable | None) -> str:
@@ -104,27 +104,27 @@ def _print_change(change: Change, row: Tunable | None, of: str, story: Story) ->
     old, new = tables.values(change, row)
     unit = row.after if row and new != "none" else ""
     print(f"\nchange {change.id}{of}, {tables.when(change)}: {old} -> {new}{unit} ({tables.where(change)})")
-    print(f"  why       {change.why}")
+    show.say(f"  why       {change.why}", AFTER)
     evidence = ", ".join(f"{name} {number}" for name, number in change.evidence.items())
-    print(f"  evidence  {evidence or 'none'}")
+    show.say(f"  evidence  {evidence or 'none'}", AFTER)
     _print_story(change, row, story)
     ended = f": {change.detail}" if change.detail else ""
-    print(f"  state     {change.state}{ended}")
+    show.say(f"  state     {change.state}{ended}", AFTER)
     if change.state in tables.UNDOABLE:
-        print(f"  undo      trimtab rollback {change.id}")
+        show.say(f"  undo      trimtab rollback {change.id}", AFTER)
 
 
 def _print_story(change: Change, row: Tunable | None, story: Story) -> None:
     if story.event:
         fields = ", ".join(f"{name} {_shown(value)}" for name, value in story.fields.items())
-        print(f"  seen      {story.event}, {_ago(change.t_ns - story.t_ns)} before the change: {fields}")
+        show.say(f"  seen      {story.event}, {_ago(change.t_ns - story.t_ns)} before the change: {fields}", AFTER)
     if story.rule:
         rule = ", ".join(f"{name} {value}" for name, value in story.rule.items())
-        print(f"  rule      {change.decider} with {rule}")
+        show.say(f"  rule      {change.decider} with {rule}", AFTER)
     if story.low is not None and row:
-        print(f"  gate      granted within {_granted(change, row, story)}")
+        show.say(f"  gate      granted within {_granted(change, row, story)}", AFTER)
     for words in story.guards:
-        print(f"  guard     {words}")
+        show.say(f"  guard     {words}", AFTER)
 
 
 def _granted(change: Change, row: Tunable, story: Story) -> str:

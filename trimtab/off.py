@@ -31,7 +31,7 @@ def off(run_dir: Path, state_dir: Path, restore: bool, as_json: bool) -> int:
     if as_json:
         show.as_json({"schema": SCHEMA, "ok": answer.ok, "lines": lines, "data": answer.data})
     else:
-        print("\n".join(lines))
+        show.say("\n".join(lines), hang=2)
     return exits.FINE if answer.ok else exits.ERROR
 
 

@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 import click
 
 F = TypeVar("F", bound=Callable[..., Any])
+MOST = (1 << 63) - 1
+"""Of what the journal and the control lane count."""
 MODES = ("observe", "advise", "enforce")
 FOLDER = click.Path(path_type=Path, file_okay=False, readable=False)
 """Whether it can be read is told by whoever reads it, with the exit code for what is not permitted."""
@@ -46,7 +48,7 @@ def as_json(command: F) -> F:
 
 def netns(command: F) -> F:
     """--netns of the verbs that act on one key."""
-    return click.option("--netns", type=click.IntRange(min=0), default=0, metavar="COOKIE",
+    return click.option("--netns", type=click.IntRange(0, MOST), default=0, metavar="COOKIE",
                         help="In this namespace only.  [default: everywhere]")(command)  # fmt: skip
 
 

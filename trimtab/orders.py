@@ -32,7 +32,7 @@ def order(run_dir: Path, state_dir: Path, request: Ask, as_json: bool) -> int:
     if as_json:
         show.as_json({"schema": SCHEMA, "ok": answer.ok, "lines": answer.lines, "data": answer.data})
     else:
-        print("\n".join(answer.lines))
+        show.say("\n".join(answer.lines), hang=2)
     return _code(answer)
 
 

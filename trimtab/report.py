@@ -39,7 +39,7 @@ def write(tapes: Sequence[Path], output: Path) -> int:
     for damage in found.damage:
         print(f"trimtab: {damage}", file=sys.stderr)
     drawn = page(found.hosts)
-    _replace(output, render(drawn, jinja2))
+    _put(output, render(drawn, jinja2))
     print(f"{output}: {drawn.headline}")
     return exits.FINE if all(isinstance(word, Unended) for word in found.damage) else exits.DEGRADED
 
@@ -61,13 +61,20 @@ def _plain(detail: Any) -> dict[str, Any]:
     return {name: getattr(detail, name) for name in detail.__struct_fields__}
 
 
-def _replace(output: Path, text: str) -> None:
-    """All of the page, or what was there before."""
+def _put(output: Path, text: str) -> None:
+    """All of the page, or what was there before. A pipe, a device or a link (/dev/stdout) stays what it is."""
     try:
-        descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
+        if output.is_symlink() or (output.exists() and not output.is_file()):
+            output.write_text(text, encoding="utf-8", errors="replace")
+        else:
+            _replace(output, text)
     except OSError as error:
-        # Of the file that was asked for.
+        # Of the file that was asked for; a full disk names none.
         raise OSError(error.errno, error.strerror, str(output)) from None
+
+
+def _replace(output: Path, text: str) -> None:
+    descriptor, name = tempfile.mkstemp(prefix=f".{output.name}.", dir=output.parent)
     try:
         with open(descriptor, "w", encoding="utf-8", errors="replace") as file:
             file.write(text)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -9,7 +11,12 @@ from typing import Any
 
 import msgspec
 
+from trimtab.grid import grid, wrapped
+
 MIB_KIB = 1024
+AMOUNT = re.compile(r"-?\d+(\.\d+)?(%| [A-Za-z]+)?")
+# ECMA-48, SGR
+BOLD, NORMAL = "\033[1m", "\033[0m"
 
 
 def as_json(*documents: Any) -> None:
@@ -21,22 +28,28 @@ def as_json(*documents: Any) -> None:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Aligned columns, numbers to the right; nothing for None."""
-    from rich.console import Console
-    from rich.table import Table
+    """Aligned columns, amounts to the right; nothing for None. A row too wide for the terminal is folded."""
+    cells = [["" if cell is None else plain(str(cell)) for cell in row] for row in rows]
+    numeric = [any(column) and all(map(AMOUNT.fullmatch, filter(None, column))) for column in zip(*cells, strict=True)]
+    first, *others = grid(head, cells, numeric or [False] * len(head), width())
+    for line in first:
+        print(f"{BOLD}{line}{NORMAL}" if sys.stdout.isatty() and os.environ.get("TERM", "dumb") != "dumb" else line)
+    for lines in others:
+        print(*lines, sep="\n")
 
-    # A pipe has no width: what is cut there is lost to grep.
-    console = Console(width=None if sys.stdout.isatty() else 1000, highlight=False, markup=False)
-    grid = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for number, name in enumerate(head):
-        numeric = bool(rows) and all(isinstance(row[number], int | None) for row in rows)
-        grid.add_column(name, justify="right" if numeric else "left", no_wrap=not sys.stdout.isatty())
-    for row in rows:
-        grid.add_row(*("" if cell is None else str(cell) for cell in row))
-    with console.capture() as printed:
-        console.print(grid)
-    for line in printed.get().splitlines():
-        print(line.rstrip())
+
+def say(text: str, hang: int = 0) -> None:
+    """Sentences. On a terminal they break between words; what goes on is indented as its line is, and by `hang`."""
+    print(*wrapped(text, width(), hang), sep="\n")
+
+
+def width() -> int | None:
+    """Of the terminal. None where there is none: what is cut or broken in a pipe is lost to grep."""
+    if not sys.stdout.isatty():
+        return None
+    import shutil  # takes long: bz2, lzma
+
+    return shutil.get_terminal_size().columns
 
 
 def plain(text: str) -> str:

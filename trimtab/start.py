@@ -6,6 +6,7 @@ import contextlib
 import gc
 import importlib
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ from bus.config import Config, ConfigError, Mode
 from bus.link import Lock
 from bus.roles import Role
 from deciders.__main__ import load
-from trimtab import privilege, reach, rundir
+from trimtab import privilege, reach, rundir, show
 from trimtab.supervisor import Supervisor
 
 PRELOAD = ("argparse", "msgspec", "bus.codec", "bus.link", "bus.netns", "bus.notify", "bus.recorder", "bus.schema")
@@ -99,4 +100,5 @@ def lacking(rows: Sequence[Role]) -> list[str]:
 def say(text: str) -> None:
     """One state change, with the time of day. Nobody left to read it is no reason to stop."""
     with contextlib.suppress(OSError):
-        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+        show.say(f"{time.strftime('%H:%M:%S')} {text}", hang=4)
+        sys.stdout.flush()

@@ -192,13 +192,13 @@ def _print_allowed(roles: Iterable[RoleStatus]) -> None:
         return
     show.table(
         ["role", "user", "capabilities", "sandbox"],
-        [[name, str(may.user), _words(may.capabilities), _words(may.sandbox)] for name, may in known],
+        [[name, str(may.user), _words(may.capabilities), ", ".join(may.sandbox)] for name, may in known],
     )
     for name, may in known:
         if may.more:
-            print(f"{name} may do more than its row allows: {_words(may.more)}")
+            show.say(f"{name} may do more than its row allows: {_words(may.more)}", hang=2)
         if may.less:
-            print(f"{name} does without {_words(may.less)}")
+            show.say(f"{name} does without {_words(may.less)}", hang=2)
     print()
 
 
@@ -208,19 +208,20 @@ def _words(names: Iterable[str]) -> str:
 
 def _print(status: Status, run_dir: Path) -> None:
     if not status.roles:
-        print(f"trimtab: {status.problem}")
+        show.say(f"trimtab: {status.problem}")
         return
     state = f"ready, mode {status.mode}" if status.ready else f"not ready: {status.problem or 'starting or stopping'}"
-    print(f"trimtab is {state}\n")
+    show.say(f"trimtab is {state}\n", hang=2)
     show.table(
-        ["role", "pid", "state", "since", "restarts", "RSS", "PSS"],
+        ["role", "pid", "state", "since", "restarts", "PSS"],
         [
             [role.name, role.pid, role.state, show.local_time(role.since_ns), role.restarts,
-             show.mib(role.rss_kib), show.mib(role.pss_kib)]
+             show.mib(role.pss_kib)]
             for role in status.roles
         ],
     )  # fmt: skip
-    print(f"all roles: {show.mib(sum(role.pss_kib or 0 for role in status.roles))} PSS\n")
+    known = [role.pss_kib for role in status.roles if role.pss_kib is not None]
+    print(f"all roles: {show.mib(sum(known))} PSS\n" if known else "")
     _print_allowed(status.roles)
     show.table(
         ["publisher", "published", "gaps", "ring drops"],
@@ -232,8 +233,9 @@ def _print(status: Status, run_dir: Path) -> None:
         print(f"verdicts that did not count: {status.late_verdicts}")
     for drop in status.drops:
         if drop.cure and drop.per_s:
-            print(f"dropped: {drop.per_s:g} packets/s, {drop.meaning} ({drop.reason}); see `trimtab drops`")
+            what = f"{drop.per_s:g} packets/s, {drop.meaning} ({drop.reason}); see `trimtab drops`"
+            show.say(f"dropped: {what}", hang=2)
     for line in status.advice:
-        print(f"advice: {line}")
+        show.say(f"advice: {line}", hang=2)
     for what in status.missing:
-        print(f"without {what}")
+        show.say(f"without {what}", hang=2)

@@ -23,6 +23,10 @@ T = TypeVar("T")
 UNDOABLE = STANDING
 
 
+class UnknownError(OSError):
+    """Neither a tunable nor a change."""
+
+
 class Row(Struct, frozen=True):
     """One tunable with the bounds in force on this host, and what stands there now in this network namespace."""
 
@@ -202,8 +206,10 @@ def values(change: Change, row: Tunable | None) -> tuple[int | str, int | str]:
 
 
 def show_history(state_dir: Path, key: str | None, last: int, as_json: bool) -> int:
-    """Print the changes, and how to undo those that stand."""
+    """Print the changes, and how to undo those that stand. UnknownError when there is no such key."""
     found = changes(state_dir, Filter(tunable=asked(key) if key else None, last=last))
+    if key and not found and not family(key):
+        raise UnknownError(f"no tunable {key!r}; `trimtab tunables` lists them")
     if as_json:
         show.as_json(*(document(change) for change in found))
         return exits.FINE

@@ -87,7 +87,6 @@ def _by_code(strand: Sequence[Segment]) -> list[list[Segment]]:
 def _info(part: Sequence[Segment], trouble: Trouble, bar: Bar) -> Info:
     topics: Counter[str] = Counter()
     gaps = lost = 0
-    before = set(trouble.told)
     head = part[0].head
     first, latest = head.tai_ns, head.tai_ns
     for segment in part:
@@ -102,7 +101,9 @@ def _info(part: Sequence[Segment], trouble: Trouble, bar: Bar) -> Info:
         bar.step()
     wishes, verdicts, _ = (topics.pop(kind.__name__, 0) for kind in (Wish, Verdict, Beat))
     files = {segment.path for segment in part}
-    new = trouble.told.keys() - before
+    # Some of it was told of before anybody knew whose it is.
+    told = {where for where in trouble.told if where.startswith(tuple(f"{file}, " for file in files))}
+    told |= {str(file) for file in files} & trouble.told.keys()
     host = head.host
     return Info(
         INFO_SCHEMA, host.name, host.boot_id, host.release, host.machine, host.cpus, host.mem_bytes,
@@ -110,7 +111,8 @@ def _info(part: Sequence[Segment], trouble: Trouble, bar: Bar) -> Info:
         first, latest, head.tai_offset_s, round((latest - first) / SEC, 3),
         topics.total(), dict(topics.most_common()), wishes, verdicts, gaps, lost,
         sum(file.stat().st_size for file in files), any(being_written(file) for file in files),
-        bool(new & trouble.unended), [trouble.told[where] for where in trouble.told if where in new - trouble.unended],
+        bool(told & trouble.unended),
+        [word for where, word in trouble.told.items() if where in told - trouble.unended],
     )  # fmt: skip
 
 

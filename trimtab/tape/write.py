@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,6 +12,9 @@ from typing import BinaryIO
 from bus import tape
 from bus.tape import ASKED, Head, asked_at, encode, opening, pack, record
 from bus.tape_reader import Record
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""A write that fails so names no file."""
 
 
 @contextlib.contextmanager
@@ -24,6 +28,10 @@ def new_file(path: Path) -> Iterator[BinaryIO]:
             file.write(opening())
             yield file
         done = True
+    except OSError as error:
+        if error.errno in FULL:
+            error.filename = str(path)
+        raise
     finally:
         if not done:
             path.unlink(missing_ok=True)
