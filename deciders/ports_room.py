@@ -7,7 +7,7 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from bus.schema import VERSION, Counters, Evidence, Ports, Value, Wish
-from deciders.limit import SECOND_NS, Limit, asked, may
+from deciders.limit import SECOND_NS, Limit, asked, may, worth
 
 VALID_NS = SECOND_NS
 LOW, HIGH = "net.ipv4.ip_local_port_range[0]", "net.ipv4.ip_local_port_range[1]"
@@ -104,7 +104,7 @@ def more_buckets(policy: Policy, place: Place, event: Ports | Counters, found: s
     if not limit.value or (place.ended_ns and event.t_ns - place.ended_ns < idle_ns):
         return []
     want = min(int(limit.value * policy.factor), limit.high or MOST, _harmless(place))
-    return _ask(place, BUCKETS, want, found, event) if want > limit.value else []
+    return _ask(place, BUCKETS, want, found, event) if want > limit.value and worth(limit, want) else []
 
 
 def _harmless(place: Place) -> int:
