@@ -17,8 +17,12 @@ RATE_MIN_NS = 5_000_000
 """Two observations nearer than this say nothing of a rate."""
 RATE_NS = 100_000_000
 """The rate is that of the last one or two spans of this length."""
-ASKED_NS = 5 * SECOND_NS
-"""Neighbours asked for, and those that did not answer, are those of so long: it takes 3 s to be given up."""
+ASKED_NS = SECOND_NS * 9 // 10
+"""So often the kernel's counts are looked at."""
+LAG = 3
+"""Readings, and seconds, until one that does not answer is given up; and of so many it is counted."""
+DOUBT_NS = 6 * SECOND_NS
+"""It takes that long, and a little more, to know whether new ones answer."""
 SCAN_NS = 60 * SECOND_NS
 """What was seen of a scan holds for so long."""
 FAMILIES = {2: "ipv4", 10: "ipv6"}
@@ -72,11 +76,13 @@ class Table:
     """Since when the table has been empty."""
     goal: int = 0
     """Where gc_thresh3 is going down to; 0 when it is not."""
-    asked: tuple[int, int, int] = (0, 0, 0)
-    """When this was counted, entries made until then, and those that got no answer."""
+    asked: tuple[tuple[int, int, int], ...] = ()
+    """The last readings: when, entries made until then, and those that got no answer."""
     scan_ns: int = 0
     """When most of the new ones got none; 0: never."""
     scan_per_s: float = 0.0
+    doubt_ns: int = 0
+    """Since when floor_ceiling has been too little; 0: it is not."""
     attached: int = 0
     """Hosts that the attached prefixes hold, all namespaces."""
 
@@ -96,14 +102,17 @@ def measure(table: Table) -> None:
 
 def count(policy: Policy, table: Table, made: int, failed: int, t_ns: int) -> None:
     """The kernel's totals. A scan, or packets to hosts that are not there, leave entries that nobody answers for."""
-    since_ns, made_then, failed_then = table.asked
-    if not since_ns or made < made_then or failed < failed_then or t_ns < since_ns:
-        table.asked = (t_ns, made, failed)
-    elif t_ns - since_ns >= ASKED_NS:
-        table.asked = (t_ns, made, failed)
-        per_s = (failed - failed_then) * SECOND_NS / (t_ns - since_ns)
-        if per_s >= policy.scan_per_s and failed - failed_then >= policy.scan * (made - made_then):
-            table.scan_ns, table.scan_per_s = t_ns, per_s
+    if table.asked and t_ns - table.asked[-1][0] < ASKED_NS:
+        return
+    if table.asked and (made < table.asked[-1][1] or failed < table.asked[-1][2]):
+        table.asked = ()
+    table.asked = (*table.asked[-2 * LAG :], (t_ns, made, failed))
+    if len(table.asked) <= 2 * LAG:
+        return
+    (_, first, _), _, _, (since_ns, then, failed_then), *_ = table.asked
+    per_s = (failed - failed_then) * SECOND_NS / (t_ns - since_ns)
+    if per_s >= policy.scan_per_s and failed - failed_then >= policy.scan * (then - first):
+        table.scan_ns, table.scan_per_s = t_ns, per_s
 
 
 def advice(policy: Policy, table: Table, t_ns: int) -> list[str]:
@@ -129,12 +138,21 @@ def next_wish(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]
     left_s = _headroom_s(table, max(table.fill_per_s, making))
     if table.entries >= policy.full * limit or (table.entries >= policy.filling * limit and left_s < policy.headroom_s):
         table.goal = 0
+        _doubt(policy, table)
         want = min(int(limit * policy.factor), _ceiling(policy, table))
         if want > limit and worth(three, want) and want >= three.low and may(three, event.t_ns):
             return (_wish(policy, table, 3, want, _why_full(policy, table), event),)
+    if table.entries < policy.full / 2 * policy.floor_ceiling:
+        table.doubt_ns = 0
     if not table.goal:
         return _follow(policy, table, event) or _shrink(policy, table, event)
     return _shrink(policy, table, event)
+
+
+def _doubt(policy: Policy, table: Table) -> None:
+    """For a moment nobody knows whether those that are to have more than floor_ceiling will answer."""
+    if not table.doubt_ns and table.levels[3].value * policy.factor > policy.floor_ceiling:
+        table.doubt_ns = table.t_ns
 
 
 def _follow(policy: Policy, table: Table, event: TableEvent) -> Sequence[Wish]:
@@ -189,7 +207,8 @@ def _share(table: Table, number: int, three: int) -> int:
 
 
 def _ceiling(policy: Policy, table: Table) -> int:
-    most = 0 if scanned(table, table.t_ns) else policy.per_host * table.attached
+    doubtful = bool(table.asked) and table.t_ns - table.doubt_ns < DOUBT_NS
+    most = 0 if doubtful or scanned(table, table.t_ns) else policy.per_host * table.attached
     ceiling = max(policy.floor_ceiling, most)
     return min(ceiling, table.levels[3].high or ceiling)
 
