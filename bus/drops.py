@@ -128,5 +128,6 @@ def _by_name() -> Mapping[str, Reason]:
 
 
 BY_NAME = _by_name()
+NO_LOSS = frozenset(reason.name for reason in REASONS if reason.meaning.endswith("no loss"))
 CURABLE = frozenset(reason.name for reason in REASONS if reason.cure)
 """The reasons that a tunable can do something about."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from bus.drops import NO_LOSS
 from bus.schema import AnyEvent, Drops
 
 SECOND_NS = 1_000_000_000
@@ -57,7 +58,7 @@ class Tally:
             del self._counts[next(iter(self._counts))]
 
     def most(self, t_ns: int) -> list[DropRow]:
-        """Those that drop most now, and then those that ever did."""
+        """Those that drop most now, and then those that ever did; what is no loss last."""
         before_ns, since_ns = self._spans_ns = self._spans_ns if self._spans_ns[1] else (t_ns, t_ns)
         passed_s = max(1.0, (t_ns - before_ns) / SECOND_NS)
         rows: list[DropRow] = []
@@ -68,5 +69,5 @@ class Tally:
             self._spans_ns = (since_ns, t_ns)
             for count in self._counts.values():
                 count.marks = (count.marks[1], count.dropped)
-        rows.sort(key=lambda row: (-row[4], -row[5], row))
+        rows.sort(key=lambda row: (row[3] in NO_LOSS, -row[4], -row[5], row))
         return rows[:MOST]

@@ -57,6 +57,16 @@ def test_those_that_drop_now_come_first_and_the_status_stays_small() -> None:
     assert len(msgspec.json.encode(rows)) < SYSTEMD_BYTES // 3
 
 
+def test_what_is_no_loss_hides_none_that_is() -> None:
+    tally = Tally()
+    tally.most(100 * SEC)
+    tally.take([drops(101, 1000 + number, "QUEUE_PURGE", netns=number) for number in range(2 * MOST)])
+    tally.take([drops(101, 1, "IP_CSUM", netns=5)])
+    rows = tally.most(102 * SEC)
+    assert rows[0][:4] == (5, INODE, 2, "IP_CSUM")
+    assert {row[3] for row in rows[1:]} == {"QUEUE_PURGE"}
+
+
 def test_kinds_without_end_take_no_more_memory() -> None:
     tally = Tally()
     for number in range(KINDS_MAX + 100):
