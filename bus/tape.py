@@ -154,7 +154,7 @@ class Packed(Struct, frozen=True):
             # Looked at first: the library allocates what the frame claims.
             if claimed != self.size or claimed > SIZE_MAX:
                 raise TapeError(f"claims to hold {claimed} bytes where {self.size} are announced, at most {SIZE_MAX}")
-            return zstandard.ZstdDecompressor(max_window_size=SIZE_MAX).decompress(self.payload)
+            return _decompressor().decompress(self.payload)
         except zstandard.ZstdError as error:
             raise TapeError(f"cannot be unpacked: {error}") from None
 
@@ -176,6 +176,11 @@ def pack(kind: Kind, payload: bytes, source: int = 0, level: int = LEVEL) -> byt
 def _compressor(level: int) -> zstandard.ZstdCompressor:
     # Kept: to make its tables anew takes longer than to fill them.
     return zstandard.ZstdCompressor(level=level)
+
+
+@functools.cache
+def _decompressor() -> zstandard.ZstdDecompressor:
+    return zstandard.ZstdDecompressor(max_window_size=SIZE_MAX)
 
 
 def record(kind: int, *parts: bytes) -> bytes:

@@ -130,18 +130,43 @@ def decide_apart(
     events: Iterable[AnyEvent], deciders: Sequence[Decider]
 ) -> Iterator[tuple[AnyEvent, Sequence[tuple[Decider, Sequence[Asked]]]]]:
     """As decide(), with who wishes for what."""
-    routes: dict[type[Any], list[Decider]] = {}
+    hearers = _hearers(deciders)
+    for event in events:
+        heard_by = hearers.get(type(event))
+        yield event, _fold(event, heard_by, deciders) if heard_by is not None else ()
+
+
+def asking(
+    events: Iterable[AnyEvent], deciders: Sequence[Decider]
+) -> Iterator[tuple[int, Sequence[tuple[Decider, Sequence[Asked]]]]]:
+    """As decide_apart(), but only where something is asked for, with how many events had been folded by then: most of
+    what a replay reads is not for its decider, or nothing comes of it."""
+    hearers = _hearers(deciders)
+    for folded, event in enumerate(events, 1):
+        heard_by = hearers.get(type(event))
+        if heard_by is not None and (asked := _fold(event, heard_by, deciders)):
+            yield folded, asked
+
+
+def _hearers(deciders: Sequence[Decider]) -> dict[type[Any], list[Decider]]:
+    """Topic -> who wants it. That a namespace has gone is for all."""
+    found: dict[type[Any], list[Decider]] = {Netns: []}
     for decider in deciders:
         for topic in decider.topics:
-            routes.setdefault(topic, []).append(decider)
-    for event in events:
-        asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
-        for decider in routes.get(type(event), ()):
-            # Not in a method: this is the one line that each event of a replay runs through.
-            decider.state, more = decider.fold(decider.state, event)
-            if more and (fresh := decider.fresh(more, event.t_ns)):
-                asked = [*asked, (decider, fresh)]
-        if type(event) is Netns and not event.alive:
-            for decider in deciders:
-                decider.forget(event.netns)
-        yield event, asked
+            found.setdefault(topic, []).append(decider)
+    return found
+
+
+def _fold(
+    event: AnyEvent, heard_by: Sequence[Decider], deciders: Sequence[Decider]
+) -> Sequence[tuple[Decider, Sequence[Asked]]]:
+    """One event, and what those who want it ask for."""
+    asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
+    for decider in heard_by:
+        decider.state, more = decider.fold(decider.state, event)
+        if more and (fresh := decider.fresh(more, event.t_ns)):
+            asked = [*asked, (decider, fresh)]
+    if type(event) is Netns and not event.alive:
+        for decider in deciders:
+            decider.forget(event.netns)
+    return asked

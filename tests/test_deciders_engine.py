@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bus.schema import VERSION, AnyEvent, Beat, Event, Gap, Netns, Tick, Verdict, Wish
-from deciders.engine import ADVICE_MAX, SENT_MAX, Decider, decide
+from deciders.engine import ADVICE_MAX, SENT_MAX, Decider, asking, decide, decide_apart
 
 SEC = 1_000_000_000
 
@@ -79,6 +79,21 @@ def test_the_state_that_a_step_returns_is_what_the_next_one_gets() -> None:
 
 def test_wishes_come_in_the_order_of_the_deciders() -> None:
     assert wanted([Tick(1, 1)], asks(wish(0, 5), wish(0, 4)), asks(wish(0, 9))) == [[5, 4, 9]]
+
+
+def test_a_replay_hears_of_the_same_wishes_after_as_many_events() -> None:
+    events: list[AnyEvent] = [
+        Gap(1, "x", 1, False), Tick(1, 1), Tick(2, 1), Netns(3, 1, 1, "", False), Tick(4, 1), Gap(5, "x", 1, False),
+        Tick(2 * SEC, 1),
+    ]  # fmt: skip
+
+    def deciders() -> list[Decider]:
+        return [asks(wish(0, 5)), asks(), asks(wish(0, 7), wish(0, 9, netns=2))]
+
+    found = [(at, [wishes for _, wishes in asked]) for at, asked in asking(events, deciders())]
+    apart = enumerate(decide_apart(events, deciders()), 1)
+    assert found == [(at, [wishes for _, wishes in asked]) for at, (_, asked) in apart if asked]
+    assert [at for at, _ in found] == [2, 5, 7]
 
 
 def test_events_are_taken_one_by_one_as_they_come() -> None:

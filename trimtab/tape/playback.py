@@ -23,6 +23,10 @@ class Playback:
         """The recorded wishes as far as events() has come: (events folded by then since the process began, message)."""
         self.damage: list[Damage] = []
         self.end: End | None = None
+        self.folded = self.head.memory.events
+        """Events since the process began, as far as events() has come."""
+        self.last: AnyEvent | None = None
+        """The last of them."""
         self.lanes = lanes(self.head)
         """How far each publisher has been heard."""
 
@@ -53,6 +57,9 @@ class Playback:
             except TapeError as error:
                 self.damage.append(Damage(str(self.segment.path), f"{error}; skipped to the next segment"))
                 return
+            if found:
+                self.folded += len(found)
+                self.last = found[-1]
             yield found
 
 

@@ -15,11 +15,10 @@ from msgspec import Struct
 from bus.codec import encode
 from bus.config import ConfigError
 from bus.revision import revision
-from bus.schema import AnyEvent
 from bus.tape import TapeError
 from bus.tape_reader import Unended
 from deciders.__main__ import place
-from deciders.engine import Decider, decide
+from deciders.engine import Decider, asking
 from trimtab.tape import difference, jobs, replay_view
 from trimtab.tape.difference import Difference
 from trimtab.tape.playback import Playback, decider
@@ -117,21 +116,18 @@ def _play(piece: Piece, played: Played, going: Decider | None, folded: int) -> D
 
 
 def _fold(playback: Playback, going: Decider, played: Played) -> None:
-    at = began = playback.head.memory.events
+    began = playback.head.memory.events
     replayed: list[tuple[int, bytes]] = []
     for events in playback.blocks():
         if played.differs:
             # Only counted: whether all is there that was recorded.
             played.events += sum(1 for _ in events)
             continue
-        last: AnyEvent | None = None
-        for event, wishes in decide(events, (going,)):
-            last = event
-            at += 1
-            if wishes:
-                replayed += [(at, encode(wish)) for wish in wishes]
-        played.last_ns = max(played.last_ns, last.t_ns if last else 0)
-        played.events, played.folded = at - began, at
+        before = playback.folded
+        for number, asked in asking(events, (going,)):
+            replayed += [(before + number, encode(wish)) for _, wishes in asked for wish in wishes]
+        played.last_ns = max(played.last_ns, playback.last.t_ns if playback.last else 0)
+        played.events, played.folded = playback.folded - began, playback.folded
         played.wishes += len(playback.asked)
         # A block ends where all had been folded: the wishes that its events brought about are all in it.
         if replayed != playback.asked and not playback.damage:
