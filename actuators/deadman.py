@@ -14,9 +14,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
-import signal
+import select
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -28,11 +27,16 @@ from actuators.state_dir import LOCK, JournalError
 from bus.config import STATE_DIR
 from bus.link import LinkError
 from bus.notify import notify
+from bus.stop import stop_signals
 
-LOOK_S = 0.25
+SECOND_NS = 1_000_000_000
+LOOK_NS = SECOND_NS
+"""Between two looks, unless a lease ends earlier."""
+AGAIN_NS = 150_000_000
+"""The same, while something has lapsed and could not be put back yet."""
 PATIENCE_NS = 700_000_000
 """How long an actuator that holds the lock has for what it should do itself at the lease's end."""
-SELDOM = 20
+SELDOM = 5
 """Looks between two that also open the journal; leases alone are looked at in each."""
 MARK = "deadman.pid"
 """The one dead-man of a state directory: a later one takes over."""
@@ -46,26 +50,38 @@ class Deadman:
         self._boot_id = BOOT_ID.read_text().strip()
         self._parent = os.getppid()
         self._looks = 0
+        self._end_ns = 0
+        """When the first of the leases that are known ends; 0: none is."""
 
-    def run(self, stop: list[int]) -> None:
-        """Until `stop` holds a signal's number, or there is nobody left and nothing to wait for."""
+    def run(self, stop: int) -> None:
+        """Until `stop` is readable, or there is nobody left and nothing to wait for."""
         self._mark()
         notify("READY=1")
-        while not stop and not self._orphan():
+        while not self._orphan():
             self.look()
             notify("WATCHDOG=1", "STATUS={}")
-            time.sleep(LOOK_S)
+            if select.select([stop], [], [], self.pause_ns() / SECOND_NS)[0]:
+                break
         notify("STOPPING=1")
+
+    def pause_ns(self) -> int:
+        """How long until the next look: no lease that is known of ends before it."""
+        if not self._end_ns:
+            return LOOK_NS
+        left_ns = self._end_ns - leases.now_ns()
+        return min(left_ns, LOOK_NS) if left_ns > 0 else AGAIN_NS
 
     def look(self) -> None:
         """Put back what has lapsed, if there is anything."""
         now_ns = leases.now_ns()
         ends = leases.read(self._folder)
         self._looks += 1
-        due = bool(ends) and min(ends.values()) <= now_ns
-        if not due and self._looks % SELDOM:
+        self._end_ns = min(filter(None, (self._end_ns, *ends.values())), default=0)
+        if self._looks % SELDOM and not 0 < self._end_ns <= now_ns:
             return
-        lapsed = {decider: end_ns for decider, end_ns in self._ends(ends).items() if end_ns <= now_ns}
+        ends = self._ends(ends)
+        self._end_ns = min(ends.values(), default=0)
+        lapsed = {decider: end_ns for decider, end_ns in ends.items() if end_ns <= now_ns}
         if not lapsed:
             return
         why = f"dead-man: no sign of life for {LEASE_NS // 1_000_000_000} s"
@@ -118,11 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--state-dir", type=Path, default=STATE_DIR)
     parser.add_argument("--config", type=Path)
     options = parser.parse_args(argv)
-    stop: list[int] = []
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda number, _: stop.append(number))
     try:
-        Deadman(options.state_dir).run(stop)
+        with stop_signals() as stop:
+            Deadman(options.state_dir).run(stop)
     except OSError as error:
         say(f"{error.strerror}: {error.filename}")
         return 1

@@ -242,11 +242,26 @@ def test_the_dead_man_waits_for_the_lease_and_then_puts_back(world: World, boott
         looks(man)
         assert ended == [0]
         boottime(30.5)
-        looks(man)
+        man.look()
         assert ended == [1]
         assert acted == ["dead-man: no sign of life for 30 s"]
     finally:
         patched.undo()
+
+
+def test_the_dead_man_sleeps_no_longer_than_to_the_end_of_a_lease(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    man = deadman.Deadman(world.state)
+    man.look()
+    assert man.pause_ns() == deadman.LOOK_NS, "nothing is on trial"
+    world.wish(FIRST)
+    looks(man)
+    assert man.pause_ns() == deadman.LOOK_NS, "30 s are left"
+    boottime(29.6)
+    assert 0 < man.pause_ns() < 0.4e9, "also of a trial that only the journal knows"
+    boottime(1.0)
+    assert man.pause_ns() == deadman.AGAIN_NS
 
 
 def test_the_dead_man_kills_an_actuator_that_holds_the_lock_and_does_not_act(
@@ -291,7 +306,7 @@ def test_an_actuator_that_lets_go_just_before_it_is_killed_does_not_end_the_dead
     man = deadman.Deadman(world.state)
     boottime(32.0)
     looks(man)
-    looks(man)
+    man.look()
     assert tries == 2
 
 
