@@ -77,7 +77,9 @@ def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> 
             line = f"{who}: it was cut down to {rcvbuf // 2} bytes, rmem_max is {most} now: restart its program"
             return line if recent else ""
         return f"{who} with the {rcvbuf // 2} bytes that its program set; rmem_max is {most}: raise the program's own"
-    default = state.default.climb.limit.value
+    default, high = state.default.climb.limit.value, state.default.climb.limit.high
+    if not locked and 0 < high <= rcvbuf == default and recent:
+        return f"{who} with {rcvbuf} bytes, all that rmem_default may be: its program reads too slowly"
     if not locked and rcvbuf < default and recent:
         return f"{who}: it has {rcvbuf} bytes, rmem_default is {default} now: restart its program"
     return ""

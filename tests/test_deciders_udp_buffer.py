@@ -130,6 +130,14 @@ def test_of_one_port_only_the_newest_socket_is_told_of() -> None:
     assert "has dropped 2 datagrams: it has 851968 bytes" in line
 
 
+def test_at_the_bound_it_is_the_program_that_reads_too_slowly() -> None:
+    host = Host()
+    host.value(DEFAULT, high=212_992)
+    assert host.drop(dropped=3) == []
+    (line,) = advice(host.state)
+    assert line.endswith("3 datagrams with 212992 bytes, all that rmem_default may be: its program reads too slowly")
+
+
 def test_growing_ends_where_new_sockets_drop_as_much_as_old_ones() -> None:
     host = Host(Policy(patience=3))
     dropped = 0
