@@ -103,6 +103,7 @@ _SOCKET = (
     Field("SK_FAMILY", "sock", "__sk_common.skc_family", 2),
     Field("SK_NUM", "sock", "__sk_common.skc_num", 2),
     Field("SK_DPORT", "sock", "__sk_common.skc_dport", 2),
+    Field("SK_HASH", "sock", "__sk_common.skc_hash", 4),
     Field("SK_USERLOCKS", "sock", "sk_userlocks", BITS),
     Field("TP_SRTT", "tcp_sock", "srtt_us", 4, essential=False),
 )
@@ -113,10 +114,13 @@ _FLOWS = (
     Field("SK_FAMILY", "sock", "__sk_common.skc_family", 2),
     Field("SK_DADDR", "sock", "__sk_common.skc_daddr", 4),
     Field("SK_V6_DADDR", "sock", "__sk_common.skc_v6_daddr", ANY),
+    Field("SK_V6_MAPPED", "sock", "__sk_common.skc_v6_daddr.in6_u.u6_addr32[2]", 4),
     Field("ICSK_CA_OPS", "inet_connection_sock", "icsk_ca_ops", 8),
     Field("CA_NAME", "tcp_congestion_ops", "name", ANY),
     Field("TP_BYTES_ACKED", "tcp_sock", "bytes_acked", 8),
-    Field("TP_CHRONO_STAT", "tcp_sock", "chrono_stat[0]", 4),
+    Field("TP_CHRONO_BUSY", "tcp_sock", "chrono_stat[0]", 4),
+    Field("TP_CHRONO_RWND", "tcp_sock", "chrono_stat[1]", 4),
+    Field("TP_CHRONO_SNDBUF", "tcp_sock", "chrono_stat[2]", 4),
     Field("TP_CHRONO_START", "tcp_sock", "chrono_start", 4),
     Field("TP_CHRONO_TYPE", "tcp_sock", "chrono_type", BITS),
     Field("TP_DATA_SEGS_OUT", "tcp_sock", "data_segs_out", 4),
@@ -133,6 +137,14 @@ _KFREE_SKB = (
     Road("raw_tracepoint", "kfree_skb", "kfree_skb_raw", "kfree_skb.c"),
 )
 """The first two are told which socket was to receive the packet."""
+_TCP_PROBE = (
+    Road("tp_btf", "tcp_probe", "tcp_probe_typed", "tcp_probe.c"),
+    Road("raw_tracepoint", "tcp_probe", "tcp_probe_raw", "tcp_probe.c"),
+)
+_SET_STATE = (
+    Road("tp_btf", "inet_sock_set_state", "inet_sock_set_state_typed", "inet_sock_set_state.c"),
+    Road("raw_tracepoint", "inet_sock_set_state", "inet_sock_set_state_raw", "inet_sock_set_state.c"),
+)
 
 PROBES: tuple[Probe, ...] = (
     Probe(
@@ -162,10 +174,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="tcp_sndbuf",
         sources=("tcp_buffer.c", "tcp_sndbuf.c"),
-        roads=(
-            Road("tp_btf", "tcp_probe", "tcp_sndbuf_typed"),
-            Road("raw_tracepoint", "tcp_probe", "tcp_sndbuf_raw"),
-        ),
+        roads=_TCP_PROBE,
         fields=(
             *_SOCKET,
             Field("SK_SNDBUF", "sock", "sk_sndbuf", 4),
@@ -191,7 +200,10 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="tcp_end",
         sources=("tcp_end.c",),
-        roads=(Road("raw_tracepoint", "tcp_destroy_sock", "tcp_end_raw"),),
+        roads=(
+            Road("tp_btf", "tcp_destroy_sock", "tcp_end_typed"),
+            Road("raw_tracepoint", "tcp_destroy_sock", "tcp_end_raw"),
+        ),
         fields=(
             *_NETNS,
             Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
@@ -326,7 +338,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="ports",
         sources=("ports.c",),
-        roads=(Road("raw_tracepoint", "inet_sock_set_state", "ports_raw"),),
+        roads=_SET_STATE,
         fields=(
             *_NETNS,
             Field("SK_NET", "sock", "__sk_common.skc_net.net", 8),
@@ -348,7 +360,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="flows_ended",
         sources=("flows.c", "flows_ended.c"),
-        roads=(Road("raw_tracepoint", "inet_sock_set_state", "flows_ended_raw"),),
+        roads=_SET_STATE,
         fields=(*_FLOWS, Field("SK_PROTOCOL", "sock", "sk_protocol", 2)),
         topic="Flows",
         record=_FLOWS_RECORD,
@@ -360,10 +372,7 @@ PROBES: tuple[Probe, ...] = (
     Probe(
         name="flows_going",
         sources=("flows.c", "flows_going.c"),
-        roads=(
-            Road("tp_btf", "tcp_probe", "flows_going_typed"),
-            Road("raw_tracepoint", "tcp_probe", "flows_going_raw"),
-        ),
+        roads=_TCP_PROBE,
         fields=(*_FLOWS, Field("SK_HASH", "sock", "__sk_common.skc_hash", 4)),
         topic="Flows",
         record=_FLOWS_RECORD,

@@ -33,7 +33,7 @@ struct flows_key {
 struct flows_sum {
     u64 connections, bytes, busy_us, limited_us, segments, resent, samples, srtt_sum_us, min_rtt_us;
     u64 short_connections, short_bytes, short_busy_us, short_segments, short_resent;
-    u64 sent_ns;
+    u64 sent; /* in ticks; 0: never */
 };
 
 /* What of a connection has been counted. Ticks; by the socket's address, until it closes. */
@@ -47,35 +47,33 @@ BPF_TABLE("lru_hash", struct flows_key, struct flows_sum, flows_sums, 4096);
 BPF_TABLE("lru_hash", u64, struct flows_seen, flows_sockets, 16384);
 
 /* Where to; false: to nobody that a route could be for. */
-static inline __attribute__((always_inline)) bool flows_where(u64 sk, struct flows_key *key)
+static inline __attribute__((always_inline)) bool flows_where(u64 sk, struct flows_key *key, bool typed)
 {
-    u8 address[16] = {};
-    key->family = PEEK(u16, sk, SK_FAMILY);
+    u8 *address = (u8 *)&key->prefix;
+    key->family = READ(typed, 16, sk, SK_FAMILY);
     if (key->family == AF_INET6) {
-        u32 words[4] = {};
-        read_kernel(words, 16, (const void *)(sk + OFF_SK_V6_DADDR));
-        if (!words[0] && !words[1] && words[2] == bpf_htonl(0xffff))
-            key->family = AF_INET; /* skc_daddr holds it, too */
-        else if (!words[0] && !words[1])
+        key->prefix = READ(typed, 64, sk, SK_V6_DADDR);
+        if (key->prefix) {
+            address[6] = address[7] = 0;
+            return (address[0] || address[1]) && address[0] < 0xfe; /* not ::/16, fe80::/10, ff00::/8 */
+        }
+        if (READ(typed, 32, sk, SK_V6_MAPPED) != bpf_htonl(0xffff))
             return false;
-    }
-    if (key->family == AF_INET6) {
-        read_kernel(address, 6, (const void *)(sk + OFF_SK_V6_DADDR));
-        __builtin_memcpy(&key->prefix, address, 8);
-        return (address[0] || address[1]) && address[0] < 0xfe; /* not ::/16, fe80::/10, ff00::/8 */
+        key->family = AF_INET; /* skc_daddr holds it, too */
     }
     if (key->family != AF_INET)
         return false;
-    read_kernel(address, 3, (const void *)(sk + OFF_SK_DADDR));
-    __builtin_memcpy(&key->prefix, address, 8);
+    u32 four = READ(typed, 32, sk, SK_DADDR);
+    __builtin_memcpy(address, &four, 3);
     return address[0] && address[0] != 127 && address[0] < 224 && !(address[0] == 169 && address[1] == 254);
 }
 
-static inline __attribute__((always_inline)) struct flows_sum *flows_of(u64 sk, u64 net, struct flows_key *key)
+static inline __attribute__((always_inline)) struct flows_sum *flows_of(u64 sk, u64 net, struct flows_key *key,
+                                                                        bool typed)
 {
-    u64 ops = PEEK(u64, sk, ICSK_CA_OPS);
-    key->netns = netns_of(net);
-    if (!ops || !flows_where(sk, key))
+    u64 ops = READ(typed, 64, sk, ICSK_CA_OPS);
+    key->netns = netns_by(typed, net);
+    if (!ops || !flows_where(sk, key, typed))
         return 0;
     read_kernel(key->algorithm, 16, (const void *)(ops + OFF_CA_NAME));
     struct flows_sum fresh = {};
@@ -83,25 +81,25 @@ static inline __attribute__((always_inline)) struct flows_sum *flows_of(u64 sk, 
 }
 
 /* How it stands with a connection now. */
-static inline __attribute__((always_inline)) void flows_look(u64 sk, u64 now, struct flows_seen *seen)
+static inline __attribute__((always_inline)) void flows_look(u64 sk, u64 now, struct flows_seen *seen, bool typed)
 {
-    u32 spent[3] = {}, going = PEEK_BITS(sk, TP_CHRONO_TYPE);
-    u32 lately = going ? (u32)now - PEEK(u32, sk, TP_CHRONO_START) : 0;
-    read_kernel(spent, 12, (const void *)(sk + OFF_TP_CHRONO_STAT));
+    u32 going = READ_BITS(typed, sk, TP_CHRONO_TYPE), busy = READ(typed, 32, sk, TP_CHRONO_BUSY);
+    u32 limited = READ(typed, 32, sk, TP_CHRONO_RWND) + READ(typed, 32, sk, TP_CHRONO_SNDBUF);
+    u32 lately = going ? (u32)now - READ(typed, 32, sk, TP_CHRONO_START) : 0;
     seen->taken = now;
-    seen->limited = spent[1] + spent[2] + (going >= RWND_LIMITED ? lately : 0);
-    seen->busy = spent[0] + spent[1] + spent[2] + lately;
-    seen->segments = PEEK(u32, sk, TP_DATA_SEGS_OUT);
-    seen->resent = PEEK(u32, sk, TP_TOTAL_RETRANS);
+    seen->limited = limited + (going >= RWND_LIMITED ? lately : 0);
+    seen->busy = busy + limited + lately;
+    seen->segments = READ(typed, 32, sk, TP_DATA_SEGS_OUT);
+    seen->resent = READ(typed, 32, sk, TP_TOTAL_RETRANS);
 }
 
 #define ADD(sum, field, more) __sync_fetch_and_add(&(sum)->field, more)
 #define US(ticks) ((u64)(ticks) * TICK_NS / 1000)
 
 static inline __attribute__((always_inline)) void flows_add(struct flows_sum *sum, u64 sk, struct flows_seen *now,
-                                                            struct flows_seen *before)
+                                                            struct flows_seen *before, bool typed)
 {
-    u32 srtt = PEEK(u32, sk, TP_SRTT) >> 3;
+    u32 srtt = READ(typed, 32, sk, TP_SRTT) >> 3;
     ADD(sum, bytes, now->bytes - before->bytes);
     ADD(sum, busy_us, US(now->busy - before->busy));
     ADD(sum, limited_us, US(now->limited - before->limited));
@@ -113,24 +111,23 @@ static inline __attribute__((always_inline)) void flows_add(struct flows_sum *su
     }
 }
 
-static inline __attribute__((always_inline)) void flows_min_rtt(struct flows_sum *sum, u64 sk)
+static inline __attribute__((always_inline)) void flows_min_rtt(struct flows_sum *sum, u64 sk, bool typed)
 {
-    u32 rtt = PEEK(u32, sk, TP_MIN_RTT);
+    u32 rtt = READ(typed, 32, sk, TP_MIN_RTT);
     if (rtt && rtt != NO_SAMPLE && (!sum->min_rtt_us || rtt < sum->min_rtt_us))
         sum->min_rtt_us = rtt;
 }
 
 /* The least round trip is that since it was last told: it may become longer. */
-#define FLOWS_TELL(probe, sum, key, net)                                                                   \
+#define FLOWS_TELL(probe, sum, key, net, now)                                                              \
     do {                                                                                                   \
-        u64 tell_ns_ = bpf_ktime_get_ns();                                                                 \
-        if (tell_ns_ - (sum)->sent_ns < 100 * MSEC)                                                        \
+        if ((now) - (sum)->sent < TICKS(100 * MSEC))                                                       \
             break;                                                                                         \
-        (sum)->sent_ns = tell_ns_;                                                                         \
+        (sum)->sent = (now);                                                                               \
         struct flows_record *record_ = RESERVE(probe, record_);                                            \
         if (!record_)                                                                                      \
             break;                                                                                         \
-        record_->t_ns = tell_ns_;                                                                          \
+        record_->t_ns = bpf_ktime_get_ns();                                                                \
         record_->netns = (key)->netns;                                                                     \
         record_->netns_ino = PEEK(u32, net, NET_INUM);                                                     \
         record_->family = (key)->family;                                                                   \

@@ -83,8 +83,11 @@ static inline __attribute__((always_inline)) bool ip_frag_is_one(u64 skb, u64 fa
 }
 
 /* First whether the namespace has room, which is rarely so and cheap to see, then what the packet is. */
-static inline __attribute__((always_inline)) int ip_frag_part(u64 skb, bool typed)
+static inline __attribute__((always_inline)) int ip_frag_part(u64 skb, u64 sk, bool typed)
 {
+    /* What gets to a socket is whole. */
+    if (sk)
+        return 0;
     u16 protocol = READ(typed, 16, skb, SKB_PROTOCOL);
     if (protocol != BE16(ETH_P_IP) && protocol != BE16(ETH_P_IPV6))
         return 0;

@@ -14,7 +14,7 @@ static inline __attribute__((always_inline)) int kfree_skb_parts(u64 skb, u32 re
     udp_drop_part(reason, sk, typed);
 #endif
 #ifdef PART_ip_frag
-    ip_frag_part(skb, typed);
+    ip_frag_part(skb, sk, typed);
 #endif
     return 0;
 }

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * inet_sock_set_state(sk, oldstate, newstate): include/trace/events/sock.h, a few times in the life of each connection.
+ * From where a socket becomes CLOSE (see inet_sock_set_state.c).
  *
  * A connect() that finds no local port: tcp_v4_connect() and tcp_v6_connect() set SYN_SENT, look for a port
  * (inet_hash_connect(), which fails with EADDRNOTAVAIL), and set CLOSE again. Nothing else closes a socket in SYN_SENT
@@ -14,11 +14,9 @@
  */
 #include <trimtab.h>
 
-#define IPPROTO_TCP_ 6
 #define FIN_WAIT1_ 4
 #define FIN_WAIT2_ 5
 #define SYN_SENT_ 2
-#define CLOSE_ 7
 #define CLOSING_ 11
 
 struct ports_record {
@@ -26,24 +24,24 @@ struct ports_record {
 };
 
 struct ports_count {
-    u64 exhausted, full, sent_ns;
+    u64 exhausted, full, sent; /* in ticks; 0: never */
 };
 
 BPF_TABLE("lru_hash", u64, struct ports_count, ports_counts, 4096);
 
 static inline __attribute__((always_inline)) int ports_send(struct ports_count *count, u64 net, u64 tw, u64 tw_max)
 {
-    u64 now = bpf_ktime_get_ns();
-    if (now - count->sent_ns < 100 * MSEC)
+    u64 now = bpf_jiffies64();
+    if (now - count->sent < TICKS(100 * MSEC))
         return 0;
-    count->sent_ns = now;
+    count->sent = now;
     struct ports_record *record = RESERVE(ports, record);
     if (!record)
         return 0;
     /* One number of 32 bits since 6.8, high << 16 | low; before, an array of two. */
     u32 range = PEEK(u32, net, NET_PORTS);
     bool packed = range > 0xffff;
-    record->t_ns = now;
+    record->t_ns = bpf_ktime_get_ns();
     record->netns = netns_of(net);
     record->netns_ino = PEEK(u32, net, NET_INUM);
     record->low = packed ? range & 0xffff : range;
@@ -58,23 +56,19 @@ static inline __attribute__((always_inline)) int ports_send(struct ports_count *
     return 0;
 }
 
-int ports_raw(struct bpf_raw_tracepoint_args *ctx)
+static inline __attribute__((always_inline)) int ports_part(u64 sk, u32 old, bool typed)
 {
-    u64 sk = ctx->args[0];
-    u32 old = ctx->args[1], new = ctx->args[2];
-    if (new != CLOSE_)
-        return 0;
     bool connecting = old == SYN_SENT_;
     if (!connecting && old != FIN_WAIT1_ && old != FIN_WAIT2_ && old != CLOSING_)
         return 0;
-    if (PEEK(u16, sk, SK_PROTOCOL) != IPPROTO_TCP_ || (connecting && PEEK(u16, sk, INET_SPORT)))
+    if (connecting && READ(typed, 16, sk, INET_SPORT))
         return 0;
-    u64 net = PEEK(u64, sk, SK_NET);
-    s64 tw = (s64)PEEK(s32, net, NET_TW_COUNT) - 1; /* one is the namespace's own */
-    s64 tw_max = PEEK(s32, net, NET_TW_MAX);
+    u64 net = READ(typed, 64, sk, SK_NET);
+    s64 tw = (s64)(s32)READ(typed, 32, net, NET_TW_COUNT) - 1; /* one is the namespace's own */
+    s64 tw_max = (s32)READ(typed, 32, net, NET_TW_MAX);
     if (!connecting && tw * 4 < tw_max * 3)
         return 0;
-    u64 key = netns_of(net);
+    u64 key = netns_by(typed, net);
     struct ports_count fresh = {}, *count = ports_counts.lookup_or_try_init(&key, &fresh);
     if (!count)
         return 0;

@@ -40,9 +40,11 @@ static inline __attribute__((always_inline)) u64 socket_id(u64 sk, bool typed)
 
 /* All in ticks. */
 struct socket_state {
-    u64 id;   /* whose state this is: a new socket may get the address of one just closed */
-    u64 near; /* when last seen near; 0: never, or locked */
-    u64 next; /* not to be looked at before */
+    u64 sk;    /* whose state this is */
+    u64 id;    /* and its name: a new socket may get the address of one just closed */
+    u64 near;  /* when last seen near; 0: never, or locked */
+    u64 next;  /* not to be looked at before */
+    u64 retry; /* before that, no slow candidate whose place this is: they come by the thousand, and any will do */
 };
 
 struct netns_state {
@@ -51,8 +53,12 @@ struct netns_state {
     u64 slow[4];  /* by side and whether locked */
 };
 
-/* Keyed by the socket's address plus its side, and by the namespace. Lost entries only mean an event too many. */
-BPF_TABLE("lru_hash", u64, struct socket_state, tcp_sockets, 8192);
+/*
+ * A socket has a place for each side by its hash, where an array costs a tenth of what a hash table does. Two that share
+ * one push each other out, and of a namespace something may be forgotten: that only means an event too many.
+ */
+#define PLACES 16384
+BPF_TABLE("array", u32, struct socket_state, tcp_sockets, PLACES);
 BPF_TABLE("lru_hash", u64, struct netns_state, tcp_namespaces, 1024);
 
 static inline __attribute__((always_inline)) struct netns_state *netns_state(u64 netns)
@@ -78,33 +84,41 @@ static inline __attribute__((always_inline)) bool due(u64 sk, u64 net, enum side
     bool set = typed && !in_use && (READ_BITS(typed, sk, SK_USERLOCKS) & lock);
     if (size * 8 < limit && !set)
         return false;
-    u64 key = sk + side, now = bpf_jiffies64();
-    struct socket_state next = {}, *state = tcp_sockets.lookup(&key);
-    if (state && now < state->next)
+    u64 now = bpf_jiffies64();
+    u32 place = (READ(typed, 32, sk, SK_HASH) * 2 + side) % PLACES;
+    struct socket_state *state = tcp_sockets.lookup(&place);
+    if (!state)
+        return false;
+    bool known = state->sk == sk;
+    if (known && now < state->next)
         return false;
     bool near = size * 4 >= limit * 3;
-    bool recent = state && state->near && now - state->near < NEAR_MEMORY && state->id == socket_id(sk, typed);
-    if (!near && !recent && !in_use && !set)
+    bool recent = known && state->near && now - state->near < NEAR_MEMORY && state->id == socket_id(sk, typed);
+    bool slow = !near && !recent;
+    if (slow && ((!in_use && !set) || now < state->retry))
         return false;
-    struct netns_state *netns = netns_state(netns_of(net));
+    struct netns_state *netns = netns_state(netns_by(typed, net));
     if (!netns || netns->sent == now)
         return false;
-    if (!near && !recent && now < netns->retry[side])
+    if (slow && now < netns->retry[side]) {
+        state->retry = netns->retry[side];
         return false;
-    verdict->id = next.id = socket_id(sk, typed);
-    verdict->locked = PEEK_BITS(sk, SK_USERLOCKS) & lock;
-    next.next = now + SOCKET_PERIOD;
-    if (verdict->locked || (!near && !recent)) {
-        u64 *slow = &netns->slow[verdict->locked ? side + 2 : side];
-        netns->retry[side] = now + SLOW_RETRY;
-        if (near || set)
-            tcp_sockets.update(&key, &next);
-        if (*slow && now - *slow < SLOW_PERIOD)
+    }
+    verdict->id = socket_id(sk, typed);
+    verdict->locked = READ_BITS(typed, sk, SK_USERLOCKS) & lock;
+    if (near || recent || set) {
+        u64 since = recent && !near ? state->near : now;
+        state->sk = sk;
+        state->id = verdict->id;
+        state->near = verdict->locked || slow ? 0 : since;
+        state->next = now + SOCKET_PERIOD;
+    }
+    if (verdict->locked || slow) {
+        u64 *last = &netns->slow[verdict->locked ? side + 2 : side];
+        netns->retry[side] = state->retry = now + SLOW_RETRY;
+        if (*last && now - *last < SLOW_PERIOD)
             return false;
-        *slow = now;
-    } else {
-        next.near = recent && !near ? state->near : now;
-        tcp_sockets.update(&key, &next);
+        *last = now;
     }
     netns->sent = now;
     return true;

@@ -10,8 +10,8 @@
 #include <trimtab.h>
 
 #define TCP_END_BYTES 16384
-#define TCP_END_SERVICE (1 * SEC)
-#define TCP_END_NETNS (100 * MSEC)
+#define TCP_END_SERVICE TICKS(1 * SEC)
+#define TCP_END_NETNS TICKS(100 * MSEC)
 #define TCP_END_SNDBUF_LOCK 1 /* SOCK_SNDBUF_LOCK, include/net/sock.h */
 #define TCP_END_RCVBUF_LOCK 2
 
@@ -26,33 +26,34 @@ struct tcp_end_key {
 };
 
 struct tcp_end_count {
-    u64 ended, next_ns;
+    u64 ended, next; /* in ticks */
 };
 
 BPF_TABLE("lru_hash", struct tcp_end_key, struct tcp_end_count, tcp_end_counts, 4096);
 
-int tcp_end_raw(struct bpf_raw_tracepoint_args *ctx)
+static inline __attribute__((always_inline)) int tcp_end(u64 sk, bool typed)
 {
-    u64 sk = ctx->args[0], received = PEEK(u64, sk, TP_BYTES_RECEIVED), acked = PEEK(u64, sk, TP_BYTES_ACKED);
+    u64 received = READ(typed, 64, sk, TP_BYTES_RECEIVED), acked = READ(typed, 64, sk, TP_BYTES_ACKED);
     if (received + acked < TCP_END_BYTES)
         return 0;
-    u64 net = PEEK(u64, sk, SK_NET), now = bpf_ktime_get_ns();
-    u16 sport = bpf_ntohs(PEEK(u16, sk, INET_SPORT)), dport = bpf_ntohs(PEEK(u16, sk, SK_DPORT));
-    struct tcp_end_key all = {.netns = netns_of(net)}, key = {.netns = all.netns, .port = sport < dport ? sport : dport};
+    u64 net = READ(typed, 64, sk, SK_NET), now = bpf_jiffies64();
+    u16 sport = bpf_ntohs(READ(typed, 16, sk, INET_SPORT)), dport = bpf_ntohs(READ(typed, 16, sk, SK_DPORT));
+    struct tcp_end_key all = {.netns = netns_by(typed, net)};
+    struct tcp_end_key key = {.netns = all.netns, .port = sport < dport ? sport : dport};
     struct tcp_end_count fresh = {}, *whole = tcp_end_counts.lookup_or_try_init(&all, &fresh);
     struct tcp_end_count *count = tcp_end_counts.lookup_or_try_init(&key, &fresh);
     if (!key.port || !whole || !count)
         return 0;
     __sync_fetch_and_add(&count->ended, 1);
-    if (now < count->next_ns || now < whole->next_ns)
+    if (now < count->next || now < whole->next)
         return 0;
-    count->next_ns = now + TCP_END_SERVICE;
-    whole->next_ns = now + TCP_END_NETNS;
+    count->next = now + TCP_END_SERVICE;
+    whole->next = now + TCP_END_NETNS;
     struct tcp_end_record *record = RESERVE(tcp_end, record);
     if (!record)
         return 0;
     u8 locks = PEEK_BITS(sk, SK_USERLOCKS);
-    record->t_ns = now;
+    record->t_ns = bpf_ktime_get_ns();
     record->netns = all.netns;
     record->netns_ino = PEEK(u32, net, NET_INUM);
     record->family = PEEK(u16, sk, SK_FAMILY);
@@ -76,4 +77,15 @@ int tcp_end_raw(struct bpf_raw_tracepoint_args *ctx)
     record->sndbuf_locked = !!(locks & TCP_END_SNDBUF_LOCK);
     bpf_ringbuf_submit(record, 0);
     return 0;
+}
+
+int tcp_end_typed(u64 *ctx)
+{
+    u64 sk = typed_tcp_sock((void *)TYPED_U64(ctx, 0));
+    return sk ? tcp_end(sk, true) : 0;
+}
+
+int tcp_end_raw(struct bpf_raw_tracepoint_args *ctx)
+{
+    return tcp_end(ctx->args[0], false);
 }

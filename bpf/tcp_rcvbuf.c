@@ -31,23 +31,22 @@ static inline __attribute__((always_inline)) int tcp_rcvbuf_send(u64 sk, u64 net
     return 0;
 }
 
-/* The typed road: the verifier knows what ctx[0] points to. Ten times cheaper for the sockets that are not near. */
-int tcp_rcvbuf_typed(u64 *ctx)
+static inline __attribute__((always_inline)) int tcp_rcvbuf(u64 sk, bool typed)
 {
-    u64 sk = TYPED_U64(ctx, 0);
-    u64 size = TYPED_U32(sk, SK_RCVBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_RMEM_MAX);
+    u64 net = READ(typed, 64, sk, SK_NET), limit = READ(typed, 32, net, NET_TCP_RMEM_MAX);
+    u64 size = READ(typed, 32, sk, SK_RCVBUF);
     struct verdict verdict;
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, true, &verdict))
+    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, typed, &verdict))
         return 0;
     return tcp_rcvbuf_send(sk, net, size, limit, &verdict);
 }
 
+int tcp_rcvbuf_typed(u64 *ctx)
+{
+    return tcp_rcvbuf(TYPED_U64(ctx, 0), true);
+}
+
 int tcp_rcvbuf_raw(struct bpf_raw_tracepoint_args *ctx)
 {
-    u64 sk = ctx->args[0];
-    u64 size = PEEK(u32, sk, SK_RCVBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_RMEM_MAX);
-    struct verdict verdict;
-    if (!due(sk, net, RECEIVE, size, limit, SOCK_RCVBUF_LOCK, false, &verdict))
-        return 0;
-    return tcp_rcvbuf_send(sk, net, size, limit, &verdict);
+    return tcp_rcvbuf(ctx->args[0], false);
 }

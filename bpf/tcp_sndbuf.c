@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: GPL-2.0-only OR Apache-2.0
 /*
- * tcp_probe: net/ipv4/tcp_input.c, each segment that an established connection receives, so on a sender each ACK, before
- * the ACK is processed; sndbuf is what tcp_sndbuf_expand() made of the ACKs before.
+ * At each segment that is received (see tcp_probe.c), before it is processed; sndbuf is what tcp_sndbuf_expand() made of
+ * the ACKs before.
  */
 #define SOCK_SNDBUF_LOCK 1 /* include/net/sock.h */
 
@@ -37,23 +37,12 @@ static inline __attribute__((always_inline)) int tcp_sndbuf_send(u64 sk, u64 net
     return 0;
 }
 
-/* The typed road: the verifier knows what ctx[0] points to. Ten times cheaper for the sockets that are not near. */
-int tcp_sndbuf_typed(u64 *ctx)
+static inline __attribute__((always_inline)) int tcp_sndbuf_part(u64 sk, bool typed)
 {
-    u64 sk = TYPED_U64(ctx, 0);
-    u64 size = TYPED_U32(sk, SK_SNDBUF), net = TYPED_U64(sk, OFF_SK_NET), limit = TYPED_U32(net, NET_TCP_WMEM_MAX);
+    u64 net = READ(typed, 64, sk, SK_NET), limit = READ(typed, 32, net, NET_TCP_WMEM_MAX);
+    u64 size = READ(typed, 32, sk, SK_SNDBUF);
     struct verdict verdict;
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, true, &verdict))
-        return 0;
-    return tcp_sndbuf_send(sk, net, size, limit, &verdict);
-}
-
-int tcp_sndbuf_raw(struct bpf_raw_tracepoint_args *ctx)
-{
-    u64 sk = ctx->args[0];
-    u64 size = PEEK(u32, sk, SK_SNDBUF), net = PEEK(u64, sk, SK_NET), limit = PEEK(u32, net, NET_TCP_WMEM_MAX);
-    struct verdict verdict;
-    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, false, &verdict))
+    if (!due(sk, net, SEND, size, limit, SOCK_SNDBUF_LOCK, typed, &verdict))
         return 0;
     return tcp_sndbuf_send(sk, net, size, limit, &verdict);
 }

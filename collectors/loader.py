@@ -1,6 +1,6 @@
 """The loader: compiles and attaches the probes, hands their descriptors to the BPF collector, exits.
 
-    /usr/bin/python3 -I collectors/loader.py SOCKET [--root DIR] [--debug]
+    /usr/bin/python3 -I collectors/loader.py SOCKET [--wait SECONDS] [--root DIR] [--debug]
 
 Runs as a file under the distribution's python, where bcc lives; imports the standard library, bcc and trimtab's bpf/.
 A short-lived process, since bcc costs 130 MiB, needs capabilities that nobody else here has, and can abort (a clang
@@ -37,6 +37,7 @@ EX_USAGE = 64
 CLOCK_MONOTONIC_COARSE = 6
 """linux/time.h; its resolution is the kernel's tick, 1 / CONFIG_HZ."""
 VERSION = 1
+RETRY_S = 0.01
 
 
 class Ready(NamedTuple):
@@ -140,13 +141,19 @@ class Loader:
         except CompileError:
             alone = ready
         else:
-            parts = [one for one in ready if one.part]
-            alone = [] if self._fit(parts, module, roads) else parts
+            alone = self._unfit([one for one in ready if one.part], module, roads)
             for one in ready:
                 if one not in alone:
                     self._attach(one, module, compiler, roads)
         for one in alone:
             self._load_alone(one, compiler, roads)
+
+    def _unfit(self, parts: list[Ready], module: Module, roads: Roads) -> list[Ready]:
+        found: list[Ready] = []
+        for source in dict.fromkeys(one.roads[0].source for one in parts):
+            group = [one for one in parts if one.roads[0].source == source]
+            found += [] if self._fit(group, module, roads) else group
+        return found
 
     def _fit(self, parts: list[Ready], module: Module, roads: Roads) -> bool:
         if len(parts) < 2:
@@ -242,18 +249,30 @@ def main(argv: list[str] | None = None) -> int:
     """Load, attach, hand over."""
     parser = _Parser(prog="loader", description="Compiles and attaches trimtab's BPF probes.")
     parser.add_argument("socket", type=Path, help="where the BPF collector listens")
+    parser.add_argument("--wait", type=float, default=0.0, help="how long for somebody to listen there")
     parser.add_argument("--root", type=Path, default=Path("/"), help="where to look for /sys and /proc")
     parser.add_argument("--debug", action="store_true", help="let the compiler talk")
     options = parser.parse_args(argv)
     with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC) as connection:
         try:
-            connection.connect(bytes(options.socket))
+            _connect(connection, options.socket, time.monotonic() + options.wait)
             packet, descriptors = _load(options.root, options.debug)
             socket.send_fds(connection, [packet], descriptors)
         except OSError as error:
             print(f"loader: {options.socket}: {error.strerror or error}", file=sys.stderr)
             return 1
     return 0
+
+
+def _connect(connection: socket.socket, path: Path, until_s: float) -> None:
+    """Raises OSError where nobody listens by then."""
+    while True:
+        try:
+            return connection.connect(bytes(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            if time.monotonic() >= until_s:
+                raise
+        time.sleep(RETRY_S)
 
 
 def _load(root: Path, debug: bool) -> tuple[bytes, list[int]]:

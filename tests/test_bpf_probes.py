@@ -218,14 +218,14 @@ def test_every_probe_takes_its_first_road_and_says_so(watch: Watch) -> None:
     assert watch.roads == {
         "tcp_rcvbuf": ("raw tracepoint, typed", ""),
         "tcp_sndbuf": ("raw tracepoint, typed", ""),
-        "tcp_end": ("raw tracepoint", ""),
+        "tcp_end": ("raw tracepoint, typed", ""),
         "neigh_create": ("raw tracepoint", ""),
         "neigh_move": ("raw tracepoint", ""),
         "drops": ("raw tracepoint, typed", ""),
         "udp_drop": ("raw tracepoint, typed", ""),
         "ip_frag": watch.roads["ip_frag"],
-        "ports": ("raw tracepoint", ""),
-        "flows_ended": ("raw tracepoint", ""),
+        "ports": ("raw tracepoint, typed", ""),
+        "flows_ended": ("raw tracepoint, typed", ""),
         "flows_going": ("raw tracepoint, typed", ""),
         "sysctl_write": ("cgroup", ""),
     }

@@ -27,6 +27,9 @@ static long (*read_kernel)(void *to, u32 bytes, const void *from) = (void *)113;
 /* For a socket that the verifier knows. bcc's own prototype cuts cookies to 32 bits. */
 static u64 (*typed_socket_cookie)(void *sk) = (void *)BPF_FUNC_get_socket_cookie;
 
+/* Of a socket that the verifier knows, what it needs to know for the members behind: the same socket, or NULL. */
+static u64 (*typed_tcp_sock)(void *sk) = (void *)BPF_FUNC_skc_to_tcp_sock;
+
 /* Reads through a helper: works wherever the pointer came from, at some 45 ns each. */
 #define PEEK(type, base, member)                                                              \
     ({                                                                                        \
