@@ -27,7 +27,7 @@ class Leases:
         self._path = folder / NAME
         self._ends: Ends = {}
         self._saved_ns = 0
-        self._kept = True
+        self.kept = True
         """The file may name a lease: what an earlier process left there is cleared away."""
 
     def begin(self, decider: str) -> None:
@@ -47,7 +47,7 @@ class Leases:
     def save(self, deciders: Collection[str]) -> None:
         """Let the dead-man know, at most once a second. OSError where the file cannot be written: the dead-man then
         goes by the last that could, or by the age of the changes."""
-        if not deciders and not self._kept:
+        if not deciders and not self.kept:
             return
         if now_ns() - self._saved_ns < SAVE_NS:
             return
@@ -58,7 +58,7 @@ class Leases:
         with os.fdopen(fd, "wb") as file:
             file.write(msgspec.json.encode(ends))
         fresh.rename(self._path)
-        self._kept = bool(ends)
+        self.kept = bool(ends)
 
 
 def read(folder: Path) -> Ends:

@@ -6,6 +6,7 @@ Their keys are ceded by default: trimtab keeps its hands off them while they are
 from __future__ import annotations
 
 import configparser
+import contextlib
 import fnmatch
 import os
 from collections.abc import Collection, Iterator, Mapping
@@ -19,6 +20,7 @@ SYSCTL_FOLDERS = ("etc/sysctl.d", "run/sysctl.d", "usr/local/lib/sysctl.d", "usr
 """In order of precedence, sysctl.d(5): a file masks those of the same name in later folders."""
 TUNED_FOLDERS = ("etc/tuned/profiles", "etc/tuned", "usr/lib/tuned/profiles", "usr/lib/tuned")
 INCLUDES_MAX = 16
+COMM_BYTES = 64
 BPFTUNE = (
     *(f"net.core.{what}" for what in ("netdev_budget*", "netdev_max_backlog", "rmem_default", "rmem_max")),
     *(f"net.ipv4.{what}" for what in ("ipfrag_high_thresh", "neigh.default.gc_thresh?", "tcp_max_orphans")),
@@ -43,6 +45,9 @@ CILIUM = (
 )
 """What its agent sets when it starts: Reinitialize and enableForwarding, cilium's pkg/datapath/loader, and, for the
 bandwidth manager, setBaselineSysctls, pkg/datapath/linux/bandwidth. (tools/sysctlfix leaves a file in sysctl.d.)"""
+
+
+Pids = dict[bytes, int]
 
 
 class Conflict(Struct, frozen=True):
@@ -72,11 +77,12 @@ def ceded(root: Path, rows: Mapping[str, Tunable], to: Collection[str]) -> dict[
 
 def conflicts(root: Path, rows: Mapping[str, Tunable]) -> list[Conflict]:
     """All that is found below root."""
+    pids = _pids(root)
     return [
-        *_tuned(root, rows),
-        *_bpftune(root, rows),
-        *_irqbalance(root),
-        *_cilium(root, rows),
+        *_tuned(root, rows, pids),
+        *_bpftune(root, rows, pids),
+        *_irqbalance(root, pids),
+        *_cilium(root, rows, pids),
         *_sysctl_d(root, rows),
     ]
 
@@ -84,21 +90,41 @@ def conflicts(root: Path, rows: Mapping[str, Tunable]) -> list[Conflict]:
 # --- other tuners
 
 
-def _running(root: Path, comm: str) -> str:
+def _pids(root: Path) -> Pids:
+    """The lowest pid of each name. Thousands may run, and a wish may wait meanwhile: plain system calls."""
+    found: Pids = {}
+    try:
+        proc = os.open(root / "proc", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return found
+    try:
+        for pid in sorted(int(name) for name in os.listdir(proc) if name.isdecimal()):
+            with contextlib.suppress(OSError):
+                found.setdefault(_comm(proc, pid), pid)
+    finally:
+        os.close(proc)
+    return found
+
+
+def _comm(proc: int, pid: int) -> bytes:
+    fd = os.open(f"{pid}/comm", os.O_RDONLY | os.O_CLOEXEC, dir_fd=proc)
+    try:
+        return os.read(fd, COMM_BYTES).rstrip(b"\n")
+    finally:
+        os.close(fd)
+
+
+def _running(root: Path, comm: str, pids: Pids) -> str:
     """ "runs (pid 7)", "starts at the next boot", or nothing. systemd enables a unit by a link among its wants."""
-    for folder in sorted((root / "proc").glob("[0-9]*"), key=lambda path: int(path.name)):
-        try:
-            if (folder / "comm").read_text().rstrip("\n") == comm:
-                return f"runs (pid {folder.name})"
-        except OSError:
-            continue
+    if pid := pids.get(comm.encode()):
+        return f"runs (pid {pid})"
     wants = (root / "etc/systemd/system").glob("*.wants")
     enabled = any(os.path.lexists(folder / f"{comm}.service") for folder in wants)
     return "is enabled, and starts at the next boot" if enabled else ""
 
 
-def _tuned(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
-    state = _running(root, "tuned")
+def _tuned(root: Path, rows: Mapping[str, Tunable], pids: Pids) -> Iterator[Conflict]:
+    state = _running(root, "tuned", pids)
     if not state:
         return
     try:
@@ -137,21 +163,21 @@ def _profile(root: Path, name: str) -> configparser.RawConfigParser:
     return parsed
 
 
-def _bpftune(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
-    state = _running(root, "bpftune")
+def _bpftune(root: Path, rows: Mapping[str, Tunable], pids: Pids) -> Iterator[Conflict]:
+    state = _running(root, "bpftune", pids)
     if state:
         ours = tuple(name for name, row in rows.items() if any(_matches(key, BPFTUNE) for key in row.sysctls))
         yield Conflict("bpftune", f"{state}: it tunes the same keys by rules of its own, so they are ceded to it", ours)
 
 
-def _irqbalance(root: Path) -> Iterator[Conflict]:
-    state = _running(root, "irqbalance")
+def _irqbalance(root: Path, pids: Pids) -> Iterator[Conflict]:
+    state = _running(root, "irqbalance", pids)
     if state:
         yield Conflict("irqbalance", f"{state}: it sets the affinity of interrupts, which trimtab leaves alone", ())
 
 
-def _cilium(root: Path, rows: Mapping[str, Tunable]) -> Iterator[Conflict]:
-    state = _running(root, "cilium-agent")
+def _cilium(root: Path, rows: Mapping[str, Tunable], pids: Pids) -> Iterator[Conflict]:
+    state = _running(root, "cilium-agent", pids)
     # The agent is a pod's, not a unit's. It leaves this file for the kubelet, which waits for it at the next boot.
     plugins = sorted((root / "etc/cni/net.d").glob("*-cilium.conf*"))
     if not state and plugins:

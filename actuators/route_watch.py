@@ -36,11 +36,12 @@ class RouteWatch:
         for netns in self._routes.heard():
             self.look(netns)
 
-    def tend(self) -> None:
-        """Often: let go of namespaces that nothing but us keeps alive."""
+    def tend(self) -> bool:
+        """Often: let go of namespaces that nothing but us keeps alive. Returns whether there may be any."""
         for netns in self._routes.ears.netns:
             if not self._kernel.alive(netns):
                 self._gone(netns)
+        return bool(self._routes.ears.netns)
 
     def level(self) -> None:
         """Now and then: look everywhere."""

@@ -22,14 +22,17 @@ from bus.schema import AnyEvent, Beat, SysctlWrite, Verdict, Wish
 
 FAIR = 16
 """Wishes per lane and turn."""
-STATUS_S = 1.0
+STATUS_S = 1.1
 LEVEL_S = 5.0
+SOON_S = 0.3
+"""What is due so soon is done now, so that the host wakes once and not twice. Deciders are heard each second or few: a
+status that is due a little later than a second after the last goes out with what they send."""
 WITNESS = "collector-bpf"
 """Who sees every write of a sysctl."""
 CEDE_S = 60.0
 """How often is looked who else tunes this host."""
 LEASE_S = 0.25
-"""How often leases are looked at."""
+"""How often leases are looked at, while there is one."""
 
 
 class Lanes:
@@ -110,6 +113,7 @@ class Service:
             match request:
                 case Wish():
                     self._writer.handle(request, intake.decider)
+                    self._lease_s = min(self._lease_s, time.monotonic() + LEASE_S)
                 case Verdict():
                     self._trials.judge(request, intake.decider, time.monotonic_ns())
                 case Beat():
@@ -125,7 +129,8 @@ class Service:
 
     def _tend(self) -> None:
         now_s = time.monotonic()
-        if now_s >= self._level_s:
+        soon_s = now_s + SOON_S
+        if soon_s >= self._level_s:
             self._level_s = now_s + LEVEL_S
             self._modes.tend()
             self._routes.level()
@@ -137,11 +142,11 @@ class Service:
             self._cede_s = now_s + CEDE_S
             self._watch.cede(Path("/"), self._cede)
         if now_s >= self._lease_s:
-            self._lease_s = now_s + LEASE_S
-            self._trials.tend()
-            self._routes.tend()
+            leased = self._trials.tend()
+            listening = self._routes.tend()
+            self._lease_s = now_s + (LEASE_S if leased or listening else LEVEL_S)
             self._publish()
-        if now_s >= self._status_s:
+        if soon_s >= self._status_s:
             self._status_s = now_s + STATUS_S
             status = self._control.status_line(self._lanes.publisher, self._lanes.malformed())
             notify(*([] if self._ready else ["READY=1"]), "WATCHDOG=1", f"STATUS={status}")

@@ -74,8 +74,9 @@ class Trials:
         row = row_of(self._rows, kept.spot.tunable)
         return row.life_s if row else 0
 
-    def tend(self) -> None:
-        """Put back what no living decider stands for."""
+    def tend(self) -> bool:
+        """Put back what no living decider stands for. Returns whether a lease runs, or the dead-man is yet to be told
+        that none does."""
         deciders = {kept.decider for kept in self._keeper.standing.values() if kept.on_trial()}
         # A trial that nobody judges would never end, so it stands on the guard's lease as well.
         watching = {GUARD} if self._guarded and deciders else set()
@@ -85,6 +86,7 @@ class Trials:
         if deciders or not self._keeper.trouble:
             with contextlib.suppress(OSError):
                 self._leases.save(deciders)
+        return bool(deciders) or (self._leases.kept and not self._keeper.trouble)
 
     def tell(self, emit: Callable[[AnyEvent], None], rows: dict[str, Tunable]) -> None:
         """Everything on trial, as level state."""
