@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from glob import glob
 from pathlib import Path
 from types import SimpleNamespace
@@ -239,7 +240,7 @@ def test_figures_without_anything_to_compare_with_are_left_out() -> None:
     assert demo_view.ratios(1.0, 0.0, 0.0) == ("", "")
 
 
-def shown(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
+def shown(monkeypatch: pytest.MonkeyPatch, encoding: str, stages: Sequence[Stage] = STAGES) -> str:
     file = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
     monkeypatch.setattr(
         demo_view, "Console", lambda **options: Console(file=file, width=80, **options | {"stderr": False})
@@ -252,7 +253,7 @@ def shown(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
         view.change(change(tunable="k", old=LIMIT_BYTES, new=3 << 19, why="full " * 30, state="trial"), 1.0, "sender")
         view.change(change(tunable="k", old=3 << 19, new=LIMIT_BYTES, why="queue", state="ceded"), 2.0, "sender")
         view.put_back(False, LIMIT_BYTES)
-        view.report(STAGES)
+        view.report(stages)
     file.seek(0)
     return file.read()
 
@@ -278,6 +279,19 @@ def test_a_pipe_gets_whole_lines_without_colour(monkeypatch: pytest.MonkeyPatch)
     assert "not put back" in text
     (row,) = [line.split() for line in text.splitlines() if line.startswith("with trimtab")]
     assert row == ["with", "trimtab", "5", "MiB", "1.465", "KiB", "396.0", "12.0", "99%"]
+
+
+def test_a_machine_that_is_too_busy_is_said_to_be_and_nothing_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.getloadavg", lambda: (35.12, 0, 0))
+    busy = [*STAGES[:2], replace(STAGES[2], mbit=31.2)]
+    assert demo.document(busy)["too_busy"]
+    text = shown(monkeypatch, "utf-8", busy)
+    said = "too busy to show anything: even by hand 31 of the path's 400 Mbit/s came through (load 35.1, "
+    assert text.splitlines()[-1].startswith(said)
+    (row,) = [line.split() for line in text.splitlines() if line.startswith("with trimtab")]
+    assert row[-1] == "396.0"
+    assert not demo.document(STAGES)["too_busy"]
+    assert "too busy" not in shown(monkeypatch, "utf-8")
 
 
 def test_where_only_ascii_is_to_be_had_the_plot_is_ascii(monkeypatch: pytest.MonkeyPatch) -> None:

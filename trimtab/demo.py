@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from actuators.records import Change
-from trimtab.demo_view import View
+from trimtab.demo_view import View, too_busy
 from trimtab.instance import Instance
 from trimtab.lab import Lab, NetNs, Plan, Way
 
@@ -95,6 +95,7 @@ def document(stages: Sequence[Stage]) -> dict[str, Any]:
         "by_hand_mbit": by_hand,
         "gain": round(after / before, 2) if before else None,
         "share_of_by_hand": round(after / by_hand, 3) if by_hand else None,
+        "too_busy": too_busy(stages[-1].mbit, PATH.rate_mbit),
         "stages": [
             {
                 "name": stage.name,

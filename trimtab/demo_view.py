@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -27,6 +28,8 @@ STYLES = {"advise": "yellow", "enforce": "green", "by hand": "cyan"}
 LINE_S = 2.0
 """Where there is no terminal: a line of progress so often."""
 WIDTH = 78
+ENOUGH = 0.5
+"""Of the path's rate: when not even limits set by hand let so much through, it was the processor that had no time."""
 
 
 class View:
@@ -96,9 +99,11 @@ class View:
         sections = [self._section(stage) for stage in stages]
         plain = not self._console.encoding.lower().startswith("utf")
         for line in plot(sections, "Mbit/s", min(WIDTH, self._console.width), top=self._top, plain=plain):
+            line.rstrip()
             self._console.print(line, soft_wrap=True)
         self._say("")
-        before, by_hand = stages[0].mbit, stages[-1].mbit
+        busy = too_busy(stages[-1].mbit, self._top)
+        before, by_hand = (0.0, 0.0) if busy else (stages[0].mbit, stages[-1].mbit)
         table = Table("", "tcp_wmem[2]", "tcp_rmem[2]", "Mbit/s", "x before", "of by hand", box=None, pad_edge=False)
         for column in table.columns[1:]:
             column.justify = "right"
@@ -109,6 +114,10 @@ class View:
                 name, *limits, f"{stage.mbit:.1f}", *ratios(stage.mbit, before, by_hand), style=STYLES[stage.name]
             )
         self._console.print(table)
+        if busy:
+            load = f"load {os.getloadavg()[0]:.1f}, {os.cpu_count()} CPUs"
+            came = f"even by hand {stages[-1].mbit:.0f} of the path's {self._top:g} Mbit/s came through ({load})"
+            self._say(f"too busy to show anything: {came}; try again when this machine is quieter", "red")
 
     def document(self, figures: dict[str, Any]) -> None:
         """The figures, as JSON on stdout."""
@@ -126,6 +135,11 @@ class View:
     def _say(self, text: str, style: str = "") -> None:
         # soft_wrap: a pipe has no width, and a terminal wraps by itself.
         self._console.print(text, style=style, markup=False, soft_wrap=True)
+
+
+def too_busy(by_hand: float, rate_mbit: float) -> bool:
+    """No comparison would mean anything."""
+    return by_hand < ENOUGH * rate_mbit
 
 
 def ratios(mbit: float, before: float, by_hand: float) -> tuple[str, str]:
