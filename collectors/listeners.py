@@ -58,6 +58,8 @@ class Place(Struct):
     owners_ns: int = 0
     owners: dict[int, Owner] = {}
     """By the inode of the socket."""
+    nameless: set[int] = set()
+    """Those whose owners are to be found."""
 
 
 class ListenersSource:
@@ -74,7 +76,14 @@ class ListenersSource:
         self._holders = Holders()
         self._troubled = 0
         self._trouble = ""
-        self.due_ns = 0
+        self._look_ns = 0
+        self._nameless: list[Place] = []
+        """Where sockets drop whose programs are yet to be found."""
+
+    @property
+    def due_ns(self) -> int:
+        """The next look; at once where programs are to be found."""
+        return 0 if self._nameless else self._look_ns
 
     def descriptors(self) -> tuple[int, ...]:
         """Readable when the probes may have said something (and then read until it is empty, zmq_getsockopt(3))."""
@@ -82,10 +91,14 @@ class ListenersSource:
 
     def collect(self, t_ns: int, readable: frozenset[int]) -> list[AnyEvent]:
         """Of each namespace in trouble once a second, of one that a drop speaks of at once."""
+        # After what was seen has been published: going through all descriptors of a host can take tenths of a second,
+        # for which no change is to wait. The names are told with the next look.
+        while self._nameless:
+            _name(self._nameless.pop(), t_ns)
         wanted = self._told(t_ns)
         events: list[AnyEvent] = []
-        if t_ns >= self.due_ns:
-            self.due_ns = t_ns + SECOND_NS
+        if t_ns >= self._look_ns:
+            self._look_ns = t_ns + SECOND_NS
             self._know()
             events += self._glances(t_ns)
             wanted |= {cookie for cookie, place in self._places.items() if place.until_ns}
@@ -159,6 +172,8 @@ class ListenersSource:
                 self._troubled -= 1
             place.looked_ns = t_ns
             events += [place.totals, *_listeners(place, found.listening, t_ns)]
+            if place.nameless:
+                self._nameless.append(place)
         return events
 
     def _visit(self, cookies: Iterable[int], glance: bool = False) -> list[tuple[Place, Look]]:
@@ -183,7 +198,7 @@ def _listeners(place: Place, listening: Iterable[Listening], t_ns: int) -> list[
     """Those that dropped most, and then those with most in their queue."""
     worst = sorted(listening, key=lambda one: (-one.dropped, -one.queued, one.cookie))[:LISTENERS_MAX]
     assert place.totals
-    _name(place, {one.inode for one in worst if one.dropped}, t_ns)
+    _owned(place, {one.inode for one in worst if one.dropped}, t_ns)
     made: list[Listener] = []
     for one in worst:
         owner = place.owners.get(one.inode, Owner(0, ""))
@@ -194,9 +209,13 @@ def _listeners(place: Place, listening: Iterable[Listening], t_ns: int) -> list[
     return made
 
 
-def _name(place: Place, inodes: set[int], t_ns: int) -> None:
-    """Find out whose they are, unless that is known, or was tried a moment ago."""
+def _owned(place: Place, inodes: set[int], t_ns: int) -> None:
+    """Whose they are is known, or to be found, unless that was tried a moment ago."""
     place.owners = {inode: owner for inode, owner in place.owners.items() if inode in inodes}
-    if inodes - place.owners.keys() and t_ns - place.owners_ns >= OWNERS_NS:
-        place.owners_ns = t_ns
-        place.owners |= owners.find(place.handle.inode, inodes - place.owners.keys())
+    place.nameless = inodes - place.owners.keys() if t_ns - place.owners_ns >= OWNERS_NS else set()
+
+
+def _name(place: Place, t_ns: int) -> None:
+    place.owners_ns = t_ns
+    place.owners |= owners.find(place.handle.inode, place.nameless)
+    place.nameless = set()
