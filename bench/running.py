@@ -52,12 +52,6 @@ def wait_ready(run_dir: Path) -> dict[str, Any]:
     raise TimeoutError(f"trimtab was not ready within {READY_S:.0f} s; see {run_dir.parent}/log")
 
 
-def role_pids(run_dir: Path) -> dict[str, int]:
-    """Role -> pid of those that run."""
-    status = json.loads((run_dir / "supervisor.json").read_bytes())
-    return {role["name"]: role["pid"] for role in status["roles"] if role["pid"]}
-
-
 def end_in_order() -> None:
     """SIGTERM, too, puts back what is not ours, and ends what we have started."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

@@ -52,11 +52,11 @@ def show_explanation(run_dir: Path, state_dir: Path, what: str, as_json: bool) -
 
 
 def _find(state_dir: Path, what: str) -> tuple[list[Tunable], list[Change]]:
-    if what.isdecimal() and len(what) < 20:
-        found = [change for change in tables.changes(state_dir, Filter()) if change.id == int(what)]
-        if not found:
+    if what.isdecimal() and len(what) < 19:
+        change = tables.change(state_dir, int(what))
+        if change is None:
             raise tables.UnknownError(f"no change {what} in {state_dir}; `trimtab history` lists them")
-        return tables.family(found[0].tunable), found
+        return tables.family(change.tunable), [change]
     keys = tables.family(what)
     if keys and AT in keys[0].name and (fault := prefix.fault(keys[0].prefix)):
         raise tables.UnknownError(f"no key {what!r}: {fault}")

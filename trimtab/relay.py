@@ -30,7 +30,6 @@ from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-WAYS = ("ab", "ba")
 READ_BYTES = 65_600
 """The largest read from a TUN device: 64 KiB and struct virtio_net_hdr."""
 BATCH = 512

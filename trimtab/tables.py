@@ -145,6 +145,11 @@ def changes(state_dir: Path, wanted: Filter) -> list[Change]:
     return _unless_absent(lambda: history.history(state_dir, wanted))
 
 
+def change(state_dir: Path, number: int) -> Change | None:
+    """The change of that number; None where there is none."""
+    return next(iter(_unless_absent(lambda: [history.by_id(state_dir, number)])), None)
+
+
 def holds(state_dir: Path) -> list[Hold]:
     """The keys that trimtab keeps its hands off; empty where there is no journal yet."""
     return _unless_absent(lambda: history.holds(state_dir))
