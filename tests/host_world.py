@@ -93,9 +93,10 @@ class Host:
         return Path(f"/proc/{self.pid}/root{path}")
 
     def sysctls(self) -> dict[str, str]:
-        """Every value under net.ipv4 and net.core of its namespace that can be read, but for the lists of what the
-        machine's kernel has loaded."""
-        found = self.run("cd /proc/sys/net && grep -r . ipv4/tcp_[!a]* ipv4/tcp_a[!lv]* ipv4/ip* core 2>/dev/null || :")
+        """Every value under net.ipv4 and net.core that is its network namespace's own. The machine's can be read there,
+        too, and not be written (net/core/sysctl_net_core.c); other tests may change those."""
+        own = "ipv4/tcp_[!a]* ipv4/tcp_a[!lv]* ipv4/ip* core -type f -perm -200"
+        found = self.run(f"cd /proc/sys/net && find {own} -exec grep -H . {{}} + 2>/dev/null || :")
         return {name: value for name, _, value in (line.partition(":") for line in found.splitlines())}
 
     def wish(self, tunable: str, want: int) -> None:
