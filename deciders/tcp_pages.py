@@ -98,9 +98,9 @@ def _grow(memory: Memory, event: MemoryEvent) -> list[Wish]:
 
 
 def _follow(memory: Memory, event: MemoryEvent) -> list[Wish]:
-    """tcp_mem[0] keeps its proportion to a tcp_mem[1] that has risen."""
+    """tcp_mem[0] keeps its proportion to a tcp_mem[1] that has risen, and does not while it goes down ahead of it."""
     zero, one = memory.pages[0], memory.pages[1]
-    if event.t_ns - memory.quiet_ns > FOLLOW_NS or memory.spare < memory.policy.spare:
+    if memory.goals or event.t_ns - memory.quiet_ns > FOLLOW_NS or memory.spare < memory.policy.spare:
         return []
     want = min(_share(memory, one.value), int(zero.value * memory.policy.factor), zero.high or zero.value)
     if _worth(zero, want) and may(zero, event.t_ns):

@@ -7,6 +7,7 @@ from itertools import product
 
 import pytest
 
+from bus.config import Config
 from bus.schema import Counters, Drops, Outcome, Value, Wish
 from bus.tunables import PAGE_BYTES, TUNABLES, resolve
 from deciders import tcp_memory
@@ -99,6 +100,16 @@ def test_after_a_long_quiet_all_is_as_it_was_and_not_zero() -> None:
     assert in_order_at_every_instant(loop, world)
     many = len(loop.wishes)
     assert len(loop.run(1200).wishes) == many
+
+
+def test_where_the_way_back_begins_soon_nothing_turns_round_on_it() -> None:
+    world = TcpMemory(burst(2, 5, 40_000))
+    loop = Loop(["tcp_memory"], [world], Config(policy={"tcp_memory": {"idle_s": 4.0}})).run(60)
+    first_down = next(n for n, change in enumerate(loop.changes) if change.new < change.old)
+    assert all(change.new < change.old for change in loop.changes[first_down:])
+    assert thresholds(loop) == [3000, 4000, 6000]
+    assert loop.refused == []
+    assert in_order_at_every_instant(loop, world)
 
 
 def test_what_is_in_use_does_not_come_down() -> None:
