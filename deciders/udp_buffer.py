@@ -17,7 +17,7 @@ from deciders import udp_pages
 from deciders.climb import go_down, higher, judge, lower, may_change, told
 from deciders.limit import SECOND_NS, answered, asked, bounds, learn
 from deciders.listen_room import power_of_two
-from deciders.udp_room import GOAL_NS, KINDS_MAX, Buffer, Kind, Pages, Policy, State, count, read, stands
+from deciders.udp_room import GOAL_NS, KINDS_MAX, Buffer, Kind, Pages, Policy, State, count, many, read, stands
 
 __all__ = ["NAME", "TOPICS", "Policy", "advice", "start", "step"]
 
@@ -49,7 +49,8 @@ def advice(state: State) -> list[str]:
     lines = [_slow(state, buffer) for buffer in (state.default, state.most)]
     lately = {}
     for key, kind in state.kinds.items():
-        if state.t_ns - kind.t_ns < ADVICE_NS:
+        there = state.t_ns - state.seen.get(key[0], 0) < RESTART_NS
+        if there and state.t_ns - kind.t_ns < ADVICE_NS:
             # The newest last: those that it had before its program began anew are of no more use to anybody.
             lately[key[0], kind.port, key[2]] = (key, kind)
     lines += [_advice(state, *key, kind) for key, kind in lately.values()]
@@ -67,9 +68,7 @@ def _who(state: State, netns: int, port: int) -> str:
 
 
 def _advice(state: State, netns: int, rcvbuf: int, locked: bool, kind: Kind) -> str:
-    # Of the last tenth of a second nothing is told.
-    many = "one datagram or more" if kind.dropped == 1 else f"{kind.dropped} datagrams"
-    who = f"netns {netns}: {_who(state, netns, kind.port)} has dropped {many}"
+    who = f"netns {netns}: {_who(state, netns, kind.port)} has dropped {many(kind.dropped)}"
     most = state.most.climb.limit.value
     recent = state.t_ns - kind.t_ns < RESTART_NS
     if locked and most and rcvbuf < 2 * most:
@@ -115,8 +114,7 @@ def _more(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -
     buffer.goal = max(room, buffer.goal if t_ns < buffer.until_ns else 0)
     buffer.until_ns = t_ns + GOAL_NS
     what = "all that rmem_max allows" if buffer is state.most else "the default"
-    many = "one datagram or more" if kind.burst == 1 else f"{kind.burst} datagrams"
-    buffer.why = f"UDP port {event.port}: {many} dropped with a buffer of {size} bytes, {what}"
+    buffer.why = f"UDP port {event.port}: {many(kind.burst)} dropped with a buffer of {size} bytes, {what}"
 
 
 def _judged(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -> bool:
@@ -151,7 +149,11 @@ def _on_counters(state: State, event: Counters) -> None:
 
 
 def _on_netns(state: State, event: Netns) -> None:
+    if event.alive and event.netns in state.seen:
+        # Of one that came and went unseen nobody says that it has gone.
+        state.seen[event.netns] = max(event.t_ns, state.seen[event.netns])
     if not event.alive:
+        state.seen.pop(event.netns, None)
         for key in [key for key in state.kinds if key[0] == event.netns]:
             del state.kinds[key]
         for socket in [socket for socket in state.owners if socket[0] == event.netns]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from bus.schema import VERSION, Evidence, Wish
 from deciders.limit import SECOND_NS, Limit, asked, may, worth
-from deciders.udp_room import NEW_NS, Pages, State
+from deciders.udp_room import NEW_NS, Pages, State, many
 
 MEM = "net.ipv4.udp_mem"
 VALID_NS = SECOND_NS
@@ -39,7 +39,7 @@ def next_wish(state: State, event: Any) -> Sequence[Wish]:
 def _grow(state: State, refused: bool, event: Any) -> Sequence[Wish]:
     pages, factor = state.pages, state.policy.factor
     what = (
-        f"{pages.refused} datagrams refused for want of memory"
+        f"{many(pages.refused)} refused for want of memory"
         if refused
         else f"UDP sockets hold {pages.held} pages of {pages.limits[0].value}"
     )

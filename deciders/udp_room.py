@@ -108,10 +108,17 @@ class State(Struct):
     kinds: dict[tuple[int, int, bool], Kind]
     owners: dict[tuple[int, int], tuple[str, int]]
     """Namespace and port -> program and pid."""
+    seen: dict[int, int] = {}
+    """Namespaces where something was dropped: when they were last there."""
     spare: float = 1.0
     """Share of the host's memory that is available."""
     t_ns: int = 0
     """Of the newest event."""
+
+
+def many(dropped: int) -> str:
+    """How many datagrams. Of what follows the first within a tenth of a second is told only later, if at all."""
+    return "one datagram or more" if dropped == 1 else f"{dropped} datagrams"
 
 
 def stands(buffer: Buffer, value: int) -> None:
@@ -138,6 +145,10 @@ def count(state: State, event: UdpDrop) -> Kind:
     state.kinds[key] = kind
     if len(state.kinds) > KINDS_MAX:
         del state.kinds[next(iter(state.kinds))]
+    state.seen.pop(event.netns, None)
+    state.seen[event.netns] = event.t_ns
+    if len(state.seen) > KINDS_MAX:
+        del state.seen[next(iter(state.seen))]
     return kind
 
 

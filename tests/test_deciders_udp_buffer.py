@@ -262,6 +262,18 @@ def test_a_namespace_that_has_gone_is_forgotten() -> None:
     assert advice(host.state) == []
 
 
+def test_a_namespace_that_nobody_has_seen_for_a_minute_is_not_told_of() -> None:
+    host = Host()
+    host.drop(100_000, locked=True)
+    for _ in range(30):
+        host.t_ns += 5 * SECOND_NS
+        host.tell(Netns(host.t_ns, NETNS, 3, "", True))
+    assert advice(host.state)
+    host.t_ns += 61 * SECOND_NS
+    host.memory(1)
+    assert advice(host.state) == []
+
+
 # --- worlds --------------------------------------------------------------------------------------------------------
 
 
