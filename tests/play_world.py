@@ -17,19 +17,19 @@ BUNDLE_S = 3600.0
 """How long an archive of another tree stays for others who test."""
 
 
-def bundle() -> Path:
-    """The archive of this tree, made where it is not there yet."""
+def bundle(source: Path = TREE) -> Path:
+    """The archive of this tree, or of another one, made where it is not there yet; here, where there is a network."""
     folder = Path(sys.prefix) / "bundles"
     folder.mkdir(exist_ok=True)
     with (folder / "lock").open("w") as lock:
         # Of several processes that test, one makes it.
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return _bundle(folder)
+        return _bundle(source, folder)
 
 
-def _bundle(folder: Path) -> Path:
+def _bundle(source: Path, folder: Path) -> Path:
     plays = TREE / "playbooks"
-    words = ["localhost", "-m", "trimtab.fleet.trimtab_bundle", "-a", f"source={TREE} folder={folder}"]
+    words = ["localhost", "-m", "trimtab.fleet.trimtab_bundle", "-a", f"source={source} folder={folder}"]
     done = subprocess.run(
         [str(BIN / "ansible"), *words, "--playbook-dir", str(plays)],
         capture_output=True,

@@ -52,9 +52,11 @@ former:
   type: str
 """
 
+import contextlib
 import glob
 import os
 import shutil
+import sqlite3
 import tarfile
 
 from ansible.module_utils.basic import AnsibleModule
@@ -90,6 +92,9 @@ FILES = {
     FACT_FILE: "#!/bin/sh\n# What trimtab owns on this host, as ansible_local.trimtab.\n"
     f"exec {ROOT}/current/bin/python -I -B -m trimtab.facts\n",
 }
+
+JOURNAL = os.path.join(STATE_DIR, "journal.db")
+KNOWN = "from actuators import store; print(len(store.MIGRATIONS))"
 
 
 def place(release):
@@ -136,10 +141,30 @@ def check_fit(module, bundle):
         )
 
 
+def check_journal(module, release):
+    """HostError where this release could not read the journal that is here, before it takes the place of one that can:
+    an older one does not know what a newer one writes. A journal that is damaged is no matter: it is set aside."""
+    if not os.path.exists(JOURNAL):
+        return
+    try:
+        with contextlib.closing(sqlite3.connect(f"file:{JOURNAL}?mode=ro", uri=True)) as journal:
+            [(version,)] = journal.execute("PRAGMA user_version").fetchall()
+    except sqlite3.Error:
+        return
+    argv = [os.path.join(place(release), "bin", "python"), "-I", "-B", "-c", KNOWN]
+    known = int(run(module, argv))
+    if version > known:
+        raise HostError(
+            f"{JOURNAL} was written by a newer one (version {version}; {release} knows up to {known}): what runs stays"
+        )
+
+
 def run(module, argv):
+    """What it prints. HostError when it fails."""
     code, out, err = module.run_command(argv)
     if code:
         raise HostError(f"{os.path.basename(argv[0])}: {last(out + err)}")
+    return out
 
 
 def link(path, target):
@@ -171,6 +196,7 @@ def present(module, installed):
     if new:
         make(module, release)
     if former != release:
+        check_journal(module, release)
         link(installed.current, place(release))
     for path, text in texts.items():
         write(path, text, 0o755 if path == FACT_FILE else 0o644)
