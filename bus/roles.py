@@ -83,6 +83,8 @@ FIXED: tuple[Role, ...] = (
     Role(
         name="loader",
         module="collectors.loader",
+        # It begins when the collector does, which listens a moment later.
+        argv=("--wait", "10"),
         # BPF, PERFMON to load and read kernel memory; NET_ADMIN, SYS_ADMIN for cgroup programs;
         # DAC_READ_SEARCH for tracefs.
         capabilities=("CAP_BPF", "CAP_PERFMON", "CAP_NET_ADMIN", "CAP_SYS_ADMIN", "CAP_DAC_READ_SEARCH"),

@@ -21,7 +21,7 @@ import pytest
 
 from bus.roles import GROUP, UID_BASE, Role
 from trimtab import rundir
-from trimtab.ear import Ear
+from trimtab.ear import NOBODY, Ear
 from trimtab.privilege import held, names
 
 pytestmark = [
@@ -55,10 +55,12 @@ def main(argv):
         print("\\x1b[31mred\\x1b[0m and \\x07", file=sys.stderr)
     status = {"published": 1, "watched": [f"{name} things"], "missing": [f"{name} extras: none here"]}
     notify("READY=1", "STATUS=" + json.dumps(status))
+    said = 0
     while not told:
-        time.sleep(0.05)
+        time.sleep({"calm": 0.25, "chatty": 0.001}.get(habit, 0.05))
         if habit != "silent":
-            notify("WATCHDOG=1")
+            said += 1
+            notify("WATCHDOG=1", "STATUS=" + json.dumps(status | {"said": said}))
     print(f"stopping at {time.monotonic_ns()}", file=sys.stderr, flush=True)
     for place in rest:
         with open(place, "w") as file:
@@ -153,6 +155,7 @@ def place() -> Iterator[Path]:
     path.chmod(0o755)
     (path / "code").mkdir(0o755)
     (path / "code/fake_role.py").write_text(FAKE)
+    (path / "code/fake_mute.py").write_text("import time\ndef main(argv):\n    time.sleep(60)\n")
     (path / "code/fake_once.py").write_text("from fake_role import once as main\n")
     yield path
     shutil.rmtree(path)
@@ -290,6 +293,30 @@ def test_a_role_that_does_not_die_keeps_the_others_from_no_orderly_stop(runs: Ca
     assert text.count("stopping at") == 2
 
 
+def test_while_all_is_well_it_wakes_now_and_then_and_hears_all_the_same(runs: Callable[..., Run]) -> None:
+    run = runs(*(row | {"argv": (row["name"], "calm")} for row in ROLES))
+    run.until_said("ready in ")
+    before, began_s = switches(run.process.pid), time.monotonic()
+    run.until(lambda: run.row("decider-y")["status"].get("said", 0) > 6, "it goes on hearing")
+    assert switches(run.process.pid) - before < 5 * (time.monotonic() - began_s), "twice, and once to write it down"
+    os.kill(run.pids()["decider-y"], signal.SIGKILL)
+    run.until_said("decider-y: running again")
+    assert run.stop() == 0
+
+
+def switches(pid: int) -> int:
+    """How often a process has gone to sleep."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("voluntary_ctxt_switches:"))
+
+
+def test_a_role_that_says_more_than_can_wait_drowns_no_other(runs: Callable[..., Run]) -> None:
+    run = runs(*ROLES, role("decider", "decider-z", 93, "chatty"), WATCHDOG_S=1.0)
+    run.until(lambda: run.row("decider-z")["status"].get("said", 0) > 500, "it says a lot")
+    assert "silent" not in run.text()
+    assert run.stop() == 0
+
+
 def test_a_silent_role_is_killed_and_started_again(runs: Callable[..., Run]) -> None:
     run = runs(*ROLES, role("decider", "decider-z", 93, "silent"), WATCHDOG_S=0.5)
     run.until_said("decider-z: silent for 0.5 s; killing it")
@@ -365,7 +392,7 @@ def test_a_message_too_long_is_none_and_the_next_is_heard(place: Path) -> None:
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender:
             for message in (b"READY=1\n" + b"X" * 20000, b"READY=1"):
                 sender.sendto(message, str(place / "ear.sock"))
-        assert ear.hear() is None
+        assert ear.hear() == (NOBODY, b"")
         assert ear.hear() == (os.getpid(), b"READY=1")
         assert ear.hear() is None
     finally:
@@ -412,6 +439,16 @@ def test_a_oneshot_runs_again_whenever_its_daemon_has_started(runs: Callable[...
     run.until(lambda: run.row("once")["state"] == "done", "the oneshot is done")
     os.kill(run.pids()["collector-x"], signal.SIGKILL)
     run.until(lambda: run.text().count("once: loaded") == 2, "it runs again")
+    assert run.stop() == 0
+
+
+def test_a_oneshot_begins_with_its_daemon_and_not_only_when_that_has_spoken(runs: Callable[..., Run]) -> None:
+    once = {**role("collector", "once", 0), "module": "fake_once", "oneshot_for": "collector-x"}
+    mute = {**role("collector", "collector-x", 90), "module": "fake_mute"}
+    run = runs(mute, once)
+    run.until_said("once: loaded")
+    run.until(lambda: run.row("once")["state"] == "done", "the oneshot is done")
+    assert run.row("collector-x")["state"] == "starting"
     assert run.stop() == 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -34,6 +35,11 @@ def start_ticks(stat: Path) -> int:
     return int(stat.read_text().rpartition(")")[2].split()[19])
 
 
+@functools.cache
+def _own_ticks(pid: int) -> int:
+    return start_ticks(Path(f"/proc/{pid}/stat"))
+
+
 def age_s() -> float:
     """How long this process has been there, from its very start."""
     started_s = start_ticks(Path("/proc/self/stat")) / os.sysconf("SC_CLK_TCK")
@@ -45,7 +51,7 @@ def document(processes: Sequence[Process], configured_mode: str, ready: bool) ->
     return {
         "schema": SCHEMA,
         "pid": os.getpid(),
-        "start_ticks": start_ticks(Path("/proc/self/stat")),
+        "start_ticks": _own_ticks(os.getpid()),
         "t_ns": time.monotonic_ns(),
         "ready": ready,
         "mode": mode(processes, configured_mode),

@@ -14,6 +14,10 @@ from bus.roles import GROUP
 MESSAGE_BYTES = 16384
 CREDENTIALS = struct.Struct("3i")
 """struct ucred: pid, uid, gid."""
+QUEUE = Path("/proc/sys/net/unix/max_dgram_qlen")
+ROOM = 10
+"""As the kernel begins."""
+NOBODY = 0
 
 
 class Ear:
@@ -27,9 +31,11 @@ class Ear:
         self.socket.bind(str(path))
         os.chown(path, 0, GROUP)
         path.chmod(0o660)
+        self.room = _room()
+        """So many messages wait at most; what comes then is lost."""
 
     def hear(self) -> tuple[int, bytes] | None:
-        """(pid of the sender, message), or None when nothing waits or the message is too long to be one."""
+        """(pid of the sender, message), from NOBODY when it is too long to be one; None when nothing waits."""
         try:
             # No room for SCM_RIGHTS: descriptors that somebody sends along are closed by the kernel.
             message, controls, flags, _ = self.socket.recvmsg(MESSAGE_BYTES, socket.CMSG_SPACE(CREDENTIALS.size))
@@ -38,11 +44,19 @@ class Ear:
         for level, kind, data in controls:
             if (level, kind) == (socket.SOL_SOCKET, socket.SCM_CREDENTIALS) and not flags & socket.MSG_TRUNC:
                 return int(CREDENTIALS.unpack(data)[0]), message
-        return None
+        return NOBODY, b""
 
     def close(self) -> None:
         self.socket.close()
         self._path.unlink(missing_ok=True)
+
+
+def _room() -> int:
+    try:
+        return int(QUEUE.read_text())
+    except OSError:
+        # A container's root of its own is not shown it (unix_sysctl_register in net/unix/sysctl_net_unix.c).
+        return ROOM
 
 
 class Signals:

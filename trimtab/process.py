@@ -156,7 +156,7 @@ class Process:
 
 def printable(text: str) -> str:
     """Text of a role's without control sequences: a role is less trusted than root's terminal."""
-    return "".join(char if char.isprintable() else " " for char in text)
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)
 
 
 def ending(code: int) -> str:

@@ -26,6 +26,10 @@ STOP_S = (2.0, 4.0, 10.0, 11.0)
 UNKILLABLE_S = 0.7
 """So long after that the others are no longer kept waiting by one that does not die: a hung disk's (see bus.disk)."""
 WRITE_S = 1.0
+NAP_S = 0.5
+"""While all is well, what the roles say waits so long: to be woken by each costs more than all they say."""
+AWAKE_S = 60.0
+"""So long no naps after one in which as much was said as can wait."""
 LATE_S = 2.0
 SLOW_START_S = 10.0
 ONESHOT_TRIES = 4
@@ -51,13 +55,17 @@ class Supervisor:
         self._board = announce.Board(run_dir, say)
         self._begun_s = time.monotonic()
         self._told = ""
+        self._napping = False
+        self._hear_s = 0.0
+        """When to listen again, while napping; else when the next nap may begin."""
 
     def run(self) -> int:
         """Until all have ended after a stop. 0: in order; 1: something had to be killed, or failed on its way out."""
         self._selector.register(self._signals.socket, selectors.EVENT_READ, self._signalled)
         self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
         try:
-            for process in self._processes:
+            # Those that are ready last begin first: their oneshot takes longer than all the rest.
+            for process in sorted(self._processes, key=lambda process: not self._oneshots(process)):
                 if process.daemon:
                     self._start(process)
             while not self._over():
@@ -76,6 +84,7 @@ class Supervisor:
             if self._selector.get_map().get(key.fd) is key:
                 key.data()
         now_s = time.monotonic()
+        self._nap(now_s)
         if now_s - wake_s > LATE_S:
             # Stopped (Ctrl-Z) or starved for a while: what the roles said meanwhile did not fit the socket's queue.
             for process in self._processes:
@@ -90,6 +99,7 @@ class Supervisor:
     def _next_s(self) -> float:
         """When something is due although no descriptor is readable."""
         due = [self._board.written_s + WRITE_S]
+        due += [self._hear_s] if self._napping else []
         due += [process.start_s for process in self._processes if process.state == "waiting"]
         if self._stop_s:
             end_s = self._stop_s + STOP_S[self._stage]
@@ -121,6 +131,7 @@ class Supervisor:
             return
         self._selector.register(started.pidfd, selectors.EVENT_READ, lambda: self._ended(process))
         self._selector.register(started.output, selectors.EVENT_READ, lambda: self._pass_on(process.lines()))
+        self._start_oneshots(process)
 
     def _ended(self, process: Process) -> None:
         assert process.child
@@ -144,9 +155,10 @@ class Supervisor:
         self._write()
 
     def _start_oneshots(self, daemon: Process) -> None:
-        """A daemon has spoken for the first time: what belongs to it finds it listening now."""
+        """A daemon has begun: what belongs to it begins, too, and waits until it listens. Or it has spoken for the
+        first time: what its last life had left behind has been buried by now."""
         for process in self._oneshots(daemon):
-            if not process.child:
+            if process.state == "stopped":
                 process.failures = 0
                 self._start(process)
 
@@ -211,8 +223,28 @@ class Supervisor:
         self._stopping(self._stop_s)
         self._write()
 
-    def _notified(self) -> None:
-        pid, message = self._ear.hear() or (0, b"")
+    def _nap(self, now_s: float) -> None:
+        """Listen now and then while all runs, and to each word as it comes otherwise."""
+        if self._napping and (now_s >= self._hear_s or not self._ready):
+            heard = 0
+            while heard < self._ear.room and self._notified():
+                heard += 1
+            self._hear_s = now_s + NAP_S
+            if heard >= self._ear.room or not self._ready:
+                self._napping = False
+                self._hear_s = now_s + AWAKE_S if heard >= self._ear.room else 0.0
+                self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
+        elif not self._napping and self._ready and now_s >= self._hear_s:
+            self._napping = True
+            self._hear_s = now_s + NAP_S
+            self._selector.unregister(self._ear.socket)
+
+    def _notified(self) -> bool:
+        """Whether there was something to hear."""
+        heard = self._ear.hear()
+        if not heard:
+            return False
+        pid, message = heard
         for process in self._processes:
             if process.child and process.child.pid == pid:
                 first = not process.spoken
@@ -220,6 +252,7 @@ class Supervisor:
                     self._running(process)
                 if first and not self._stop_s:
                     self._start_oneshots(process)
+        return True
 
     def _running(self, process: Process) -> None:
         assert process.child
