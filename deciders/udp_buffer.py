@@ -110,7 +110,9 @@ def _more(state: State, buffer: Buffer, size: int, kind: Kind, event: UdpDrop) -
     # rmem_max is half of what the kernel lets a socket hold.
     lacked = kind.burst * policy.datagram_bytes // (2 if buffer is state.most else 1)
     # By doubling, so that a burst that is told of ten times a second is not as many changes.
-    room = min(size * power_of_two(max(2, -(-(size + lacked) // max(1, size)))), int(policy.reach * size))
+    # Where the last growth has not helped, this one is only to show that again, or not.
+    reach = 2.0 if climb.useless and climb.rate else policy.reach
+    room = min(size * power_of_two(max(2, -(-(size + lacked) // max(1, size)))), int(reach * size))
     buffer.goal = max(room, buffer.goal if t_ns < buffer.until_ns else 0)
     buffer.until_ns = t_ns + GOAL_NS
     what = "all that rmem_max allows" if buffer is state.most else "the default"
