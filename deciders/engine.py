@@ -132,8 +132,15 @@ def decide_apart(
     """As decide(), with who wishes for what."""
     hearers = _hearers(deciders)
     for event in events:
-        heard_by = hearers.get(type(event))
-        yield event, _fold(event, heard_by, deciders) if heard_by is not None else ()
+        asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
+        for decider in hearers.get(type(event), ()):
+            # Not in a function, here and in asking(): this is the one line that each event runs through.
+            decider.state, more = decider.fold(decider.state, event)
+            if more and (fresh := decider.fresh(more, event.t_ns)):
+                asked = [*asked, (decider, fresh)]
+        if type(event) is Netns:
+            _gone(event, deciders)
+        yield event, asked
 
 
 def asking(
@@ -144,7 +151,16 @@ def asking(
     hearers = _hearers(deciders)
     for folded, event in enumerate(events, 1):
         heard_by = hearers.get(type(event))
-        if heard_by is not None and (asked := _fold(event, heard_by, deciders)):
+        if heard_by is None:
+            continue
+        asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
+        for decider in heard_by:
+            decider.state, more = decider.fold(decider.state, event)
+            if more and (fresh := decider.fresh(more, event.t_ns)):
+                asked = [*asked, (decider, fresh)]
+        if type(event) is Netns:
+            _gone(event, deciders)
+        if asked:
             yield folded, asked
 
 
@@ -157,16 +173,7 @@ def _hearers(deciders: Sequence[Decider]) -> dict[type[Any], list[Decider]]:
     return found
 
 
-def _fold(
-    event: AnyEvent, heard_by: Sequence[Decider], deciders: Sequence[Decider]
-) -> Sequence[tuple[Decider, Sequence[Asked]]]:
-    """One event, and what those who want it ask for."""
-    asked: Sequence[tuple[Decider, Sequence[Asked]]] = ()
-    for decider in heard_by:
-        decider.state, more = decider.fold(decider.state, event)
-        if more and (fresh := decider.fresh(more, event.t_ns)):
-            asked = [*asked, (decider, fresh)]
-    if type(event) is Netns and not event.alive:
+def _gone(event: Netns, deciders: Sequence[Decider]) -> None:
+    if not event.alive:
         for decider in deciders:
             decider.forget(event.netns)
-    return asked
