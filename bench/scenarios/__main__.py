@@ -26,14 +26,14 @@ sys.path[:0] = [str(HERE), str(HERE.parent)]
 from packets import Backlog, Budget, IpFrag, UdpBuffer  # noqa: E402
 from running import end_in_order, need_root, running  # noqa: E402
 from scene import Scene, Settings, standing  # noqa: E402
-from streams import ListenQueue, Ports, TcpBuffer, TcpMemory  # noqa: E402
+from streams import Congestion, ListenQueue, Ports, TcpBuffer, TcpMemory  # noqa: E402
 from tables import Conntrack, Neighbours  # noqa: E402
 
 from actuators.history import history  # noqa: E402
 from trimtab.lab import Lab  # noqa: E402
 
 SCENES: tuple[type[Scene], ...] = (
-    TcpBuffer, TcpMemory, ListenQueue, Ports, Neighbours, Backlog, Budget, UdpBuffer, IpFrag, Conntrack,
+    TcpBuffer, TcpMemory, ListenQueue, Ports, Congestion, Neighbours, Backlog, Budget, UdpBuffer, IpFrag, Conntrack,
 )  # fmt: skip
 GOAL = 0.95
 LOCKS = "/run/lock/trimtab-bench.lock"

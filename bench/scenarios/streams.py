@@ -1,4 +1,4 @@
-"""TCP: a long fat path, memory for many flows, a rush to one listener, one client's local ports."""
+"""TCP: a long fat path, memory for many flows, a rush to one listener, one client's local ports, a path with losses."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import struct
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 from scene import Scene, Settings
@@ -139,3 +140,57 @@ class Ports(Scene):
             with contextlib.suppress(OSError), socket.create_connection((self.address, PORT), 5.0):
                 found += 1
         return found
+
+
+SINK = """
+import socket, sys, threading
+def drain(end):
+    with end:
+        while end.recv(1 << 20):
+            pass
+server = socket.socket(fileno=int(sys.argv[1]))
+while True:
+    threading.Thread(target=drain, args=(server.accept()[0],)).start()
+"""
+
+
+class Congestion(Scene):
+    """Three at a time, connections of 1 MB over 40 Mbit/s and 20 ms, on which two packets of a hundred are lost. Needs
+    a kernel that has bbr (tcp_available_congestion_control)."""
+
+    name = decider = "congestion"
+    unit = "Mbit/s"
+    far = "203.0.113.5"
+    size = 1_000_000
+    at_once = 3
+    seconds = 5.0
+    # Nothing of the path is to be remembered from one connection for the next.
+    start: ClassVar[Settings] = {"net.ipv4.tcp_congestion_control": "reno", "net.ipv4.tcp_no_metrics_save": 1}
+    best: ClassVar[Settings] = {"net.ipv4.tcp_congestion_control": "bbr"}
+    measure_s = 20.0
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__(lab)
+        # Without offload, so that each packet is lost by itself.
+        link = lab.relay(self.a, self.b, Way(delay_ms=10, rate_mbit=40, loss=0.02), offload=False).link
+        self.b.command(["ip", "addr", "add", f"{self.far}/32", "dev", "lo"])
+        self.a.command(["ip", "route", "add", "default", "via", link.b_address])
+        with self.b.run(socket.create_server, ("0.0.0.0", PORT), backlog=64) as server:
+            self.b.popen([sys.executable, "-I", "-c", SINK, str(server.fileno())], pass_fds=[server.fileno()])
+
+    def round(self) -> float:
+        """What those get through that have ended within a few seconds, each followed by the next."""
+        began_s = time.monotonic()
+        with ThreadPoolExecutor(self.at_once) as threads:
+            ended = sum(threads.map(lambda _: self.a.run(self._send, began_s + self.seconds), range(self.at_once)))
+        return ended * self.size * 8e-6 / (time.monotonic() - began_s)
+
+    def _send(self, until_s: float) -> int:
+        ended = 0
+        while time.monotonic() < until_s:
+            with socket.create_connection((self.far, PORT), 20.0) as sock:
+                sock.sendall(bytes(self.size))
+                sock.shutdown(socket.SHUT_WR)
+                sock.recv(1)
+            ended += 1
+        return ended
