@@ -156,13 +156,20 @@ class Loader:
         return found
 
     def _fit(self, parts: list[Ready], module: Module, roads: Roads) -> bool:
+        """Also where none of the roads is there at all: then they are not by themselves, either."""
         if len(parts) < 2:
             return True
+        refused = False
         for road in dict.fromkeys(road for one in parts for road in one.roads if road.source):
-            with contextlib.suppress(UnavailableError, OSError):
+            try:
                 os.close(roads.take(road, module)[0])
+            except UnavailableError:
+                continue
+            except OSError:
+                refused = True
+            else:
                 return True
-        return False
+        return not refused
 
     def _load_alone(self, one: Ready, compiler: Compiler, roads: Roads) -> None:
         try:
