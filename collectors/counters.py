@@ -16,6 +16,7 @@ The files under net/ but softnet_stat speak for one network namespace, the colle
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -47,13 +48,21 @@ def line_pairs(raw: bytes) -> dict[str, int]:
     values: dict[str, int] = {}
     lines = raw.splitlines()
     for above, below in zip(lines[::2], lines[1::2], strict=True):
-        group, *names = above.decode("ascii").split()
-        same, *numbers = below.decode("ascii").split()
-        if group != same or not group.endswith(":"):
-            raise ValueError(f"{same!r} stands below {group!r}")
-        prefix = group[:-1] + "."
-        values.update((prefix + name, int(number)) for name, number in zip(names, numbers, strict=True))
+        group, keys = _keys(above)
+        same, *numbers = below.split()
+        if group != same:
+            raise ValueError(f"{same.decode('ascii')!r} stands below {group.decode('ascii')!r}")
+        values.update(zip(keys, map(int, numbers), strict=True))
     return values
+
+
+@functools.lru_cache(maxsize=64)
+def _keys(above: bytes) -> tuple[bytes, tuple[str, ...]]:
+    """The group of a line of names, and its keys. The same line comes again and again."""
+    group, *names = above.decode("ascii").split()
+    if not group.endswith(":"):
+        raise ValueError(f"{group!r} is no group's name")
+    return group.encode(), tuple(f"{group[:-1]}.{name}" for name in names)
 
 
 def columns(raw: bytes) -> dict[str, int]:

@@ -23,7 +23,7 @@ from bus.schema import Algorithms, AnyEvent, Flows, Probe
 from collectors import sampled
 from collectors.namespaces import Census
 from collectors.sampled import Look, Sampled
-from collectors.source import Status
+from collectors.source import Status, later
 
 SECOND_NS = 1_000_000_000
 STATE_NS = 5 * SECOND_NS
@@ -90,7 +90,7 @@ class FlowsSource:
         fresh = self._listen(t_ns)
         events: list[AnyEvent] = []
         if t_ns >= self.due_ns:
-            self.due_ns = t_ns + SECOND_NS
+            self.due_ns = later(t_ns, SECOND_NS)
             if self.blind:
                 events += self._look(t_ns)
             fresh = self._due(t_ns)

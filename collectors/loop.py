@@ -10,7 +10,7 @@ import msgspec
 from bus.link import Descriptor, Poller, Publisher
 from bus.notify import notify
 from bus.schema import AnyEvent
-from collectors.source import Source, Status
+from collectors.source import Source, Status, later
 
 SECOND_NS = 1_000_000_000
 STATUS_NS = SECOND_NS
@@ -43,7 +43,7 @@ class Loop:
                 if events:
                     self._publisher.publish(events)
             if t_ns >= self._status_ns or (self._source.ready and not self._ready):
-                self._status_ns = t_ns + STATUS_NS
+                self._status_ns = later(t_ns, STATUS_NS)
                 self._tell()
         notify("STOPPING=1")
 

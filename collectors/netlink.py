@@ -6,7 +6,7 @@ from bus.config import Config
 from bus.schema import AnyEvent, NeighTable, Netns
 from collectors import rtnl
 from collectors.namespaces import Census, Mounts
-from collectors.source import Status
+from collectors.source import Status, later
 
 SECOND_NS = 1_000_000_000
 TABLE_NS = 2 * SECOND_NS
@@ -51,17 +51,17 @@ class NetlinkSource:
             self._mounts.clear()
             self._scan_ns = min(self._scan_ns, max(t_ns, self._mount_ns))
         # The first visits say all there is to say.
-        self._state_ns = self._state_ns or t_ns + STATE_NS
+        self._state_ns = self._state_ns or later(t_ns, STATE_NS)
         soon_ns = t_ns + SLACK_NS
         events: list[AnyEvent] = [*self._look(t_ns, soon_ns)]
         if soon_ns >= self._visit_ns:
             events += self._census.visit(t_ns)
-            self._visit_ns = t_ns if self._census.more else t_ns + SECOND_NS
+            self._visit_ns = t_ns if self._census.more else later(t_ns, SECOND_NS)
         if soon_ns >= self._table_ns:
-            self._table_ns = t_ns + TABLE_NS
+            self._table_ns = later(t_ns, TABLE_NS)
             events += self._neighbours(t_ns)
         if soon_ns >= self._state_ns:
-            self._state_ns = t_ns + STATE_NS
+            self._state_ns = later(t_ns, STATE_NS)
             events += self._census.state(t_ns)
         return events
 
@@ -69,13 +69,13 @@ class NetlinkSource:
         """Find out which namespaces there are; those that have gone."""
         if soon_ns >= self._scan_ns:
             gone, took_ns = self._census.scan(t_ns)
-            self._scan_ns = t_ns + _pause(took_ns, SCAN_NS)
+            self._scan_ns = later(t_ns, _pause(took_ns, SCAN_NS))
             self._mount_ns = t_ns + max(MOUNT_NS, took_ns * MOUNT_SHARE)
-            self._glance_ns = max(self._glance_ns, t_ns + GLANCE_NS)
+            self._glance_ns = max(self._glance_ns, later(t_ns, GLANCE_NS))
             self._visit_ns = t_ns
             return gone
         if soon_ns >= self._glance_ns:
-            self._glance_ns = t_ns + _pause(self._census.glance(), GLANCE_NS)
+            self._glance_ns = later(t_ns, _pause(self._census.glance(), GLANCE_NS))
             self._visit_ns = t_ns
         return []
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from bus.netns import cookie_here
 from bus.schema import AnyEvent, Counters, Host, Tick
 from collectors import counters, host
-from collectors.source import Status
+from collectors.source import Status, later
 
 SECOND_NS = 1_000_000_000
 TICK_NS = SECOND_NS
@@ -40,8 +40,7 @@ class ProcSource:
         """Each second everything, the Tick last: who acts on it has the state of that second."""
         if t_ns < self.due_ns:
             return []
-        # Along the grid, so that a late wake-up does not shift the next; anew after a long stop.
-        self.due_ns = self.due_ns + TICK_NS if t_ns < self.due_ns + TICK_NS else t_ns + TICK_NS
+        self.due_ns = later(t_ns, TICK_NS)
         self._reopen(t_ns)
         events: list[AnyEvent] = [*self._facts(t_ns)]
         for name in list(self._open):

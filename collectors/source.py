@@ -10,6 +10,15 @@ from msgspec import Struct
 from bus.schema import AnyEvent
 from collectors.drops import DropRow
 
+SECOND_NS = 1_000_000_000
+
+
+def later(t_ns: int, by_ns: int) -> int:
+    """by_ns after t_ns, or a little earlier: at a whole second (a whole by_ns, where that is less). What all roles do
+    then shares its wake-ups, also in those who hear of it."""
+    grid_ns = min(by_ns, SECOND_NS)
+    return (t_ns + by_ns) // grid_ns * grid_ns
+
 
 class Status(Struct, frozen=True):
     """How a source stands, for the operator."""

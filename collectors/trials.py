@@ -25,7 +25,7 @@ from bus.schema import AnyEvent, Counters, Outcome, Trial
 from collectors import counters
 from collectors.counters import File
 from collectors.namespaces import Census
-from collectors.source import Status
+from collectors.source import Status, later
 
 SECOND_NS = 1_000_000_000
 LINGER_NS = 180 * SECOND_NS
@@ -79,7 +79,7 @@ class TrialsSource:
         fresh = self._listen(t_ns)
         due = t_ns >= self.due_ns
         if due:
-            self.due_ns = t_ns + SECOND_NS
+            self.due_ns = later(t_ns, SECOND_NS)
             for place in [place for place in self._places.values() if t_ns > place.until_ns]:
                 del self._places[place.cookie]
         return self._read([place for place in self._places.values() if due or place.cookie in fresh], t_ns)
