@@ -7,6 +7,8 @@ that it may wait. Readers (`read_only`) work beside the writer, and when there i
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import sqlite3
 import time
 import urllib.parse
@@ -197,6 +199,9 @@ def read_only(folder: Path) -> sqlite3.Connection:
         path.stat()
     except OSError as error:
         raise JournalError(f"{path}: {error.strerror}", error.errno or 0) from None
+    if not os.access(path, os.R_OK):
+        # SQLite's word for it does not tell it from a broken disk.
+        raise JournalError(f"{path}: {os.strerror(errno.EACCES)}", errno.EACCES)
     try:
         return _reader(path, "mode=ro")
     except sqlite3.Error as error:

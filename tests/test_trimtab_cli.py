@@ -176,6 +176,10 @@ def test_who_may_not_look_into_a_directory_is_told_so_and_sees_what_he_may() -> 
         for verb in (("replay",), ("tape", "info"), ("report", "-o", "/tmp/none.html")):
             ran = as_nobody(*verb, str(tapes))
             assert (ran.returncode, ran.stderr) == (77, f"trimtab: {tapes}: Permission denied\n")
+        for verb in ("history", "explain"):
+            ran = as_nobody(verb, RMEM, "--state-dir", str(place / "state"))
+            assert (ran.returncode, ran.stdout) == (77, "")
+            assert ran.stderr == f"trimtab: {place}/state/journal.db: Permission denied\n"
         ran = as_nobody("status", "--run-dir", str(place / "run"), "--state-dir", str(place / "state"))
         assert (ran.returncode, ran.stdout) == (3, f"trimtab: not running ({place / 'run'})\n")
 
