@@ -143,7 +143,7 @@ def _scope(row: Tunable, wish: Wish) -> Refused | None:
 def _fence(wish: Wish, fence: Collection[int]) -> Refused | None:
     if fence and wish.netns not in fence:
         where = f"namespace {wish.netns}" if wish.netns else "the host as a whole"
-        return Refused("fence", f"{where} lies outside the {len(fence)} namespaces that the configuration names")
+        return Refused("fence", f"{where} lies outside the namespaces that the configuration names")
     return None
 
 

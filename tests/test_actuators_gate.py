@@ -93,7 +93,7 @@ def test_a_fence_keeps_all_but_its_namespaces_out(fence: tuple[int, ...], netns:
 
 def test_a_fence_keeps_the_host_out() -> None:
     answer = admit(HOST, view={"fence": (9,)}, netns=0)
-    assert answer == Refused("fence", "the host as a whole lies outside the 1 namespaces that the configuration names")
+    assert answer == Refused("fence", "the host as a whole lies outside the namespaces that the configuration names")
 
 
 @pytest.mark.parametrize("text", ["a\x1b[2Jb", "two\nlines", "\u202edesrever", "nul\0", "   "])

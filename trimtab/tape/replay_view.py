@@ -171,7 +171,8 @@ class View:
 
 def verdict(line: Line) -> str:
     """In words."""
-    said = f"{line.different} segments DIFFERENT" if line.different else "equal"
+    many = "segment" if line.different == 1 else "segments"
+    said = f"{line.different} {many} DIFFERENT" if line.different else "equal"
     for count, word in ((line.damaged, "damaged"), (line.skipped, "skipped"), (line.unended, "without an end")):
         said += f", {count} {word}" if count else ""
     return said if line.skipped < line.segments else "skipped"
