@@ -275,22 +275,22 @@ def test_after_a_cut_and_a_reboot_what_was_confirmed_and_held_is_so_again(
             fits(found, after_reboot(cut.done), after_reboot(cut.done + 1))
 
 
-def torn(cut: Cut) -> Iterator[Files]:
-    """The WAL cut off, or no longer written, or with a hole, at each sector of what this sync was to put there."""
+def torn(cut: Cut, first: int, every: int) -> Iterator[Files]:
+    """The WAL cut off, or no longer written, or with a hole, at so many of the sectors that this sync was to fill."""
     name = f"{store.NAME}-wal"
     new, old = cut.now[name], cut.before.get(name, b"")
     begins = next((at for at, (a, b) in enumerate(zip(new, old, strict=False)) if a != b), len(old))
     # A sector is written as a whole or not at all, as SQLite takes it (SQLITE_POWERSAFE_OVERWRITE).
-    for at in range(-(-begins // SECTOR) * SECTOR, len(new), SECTOR):
+    for at in range((-(-begins // SECTOR) + first) * SECTOR, len(new), every * SECTOR):
         yield {**cut.before, name: new[:at]}
         yield {**cut.before, name: new[:at] + old[at:]}
         yield {**cut.before, name: new[:at] + bytes(SECTOR) + new[at + SECTOR :]}
 
 
-def tear(cuts: list[Cut], folder: Path) -> None:
+def tear(cuts: list[Cut], folder: Path, every: int = 1) -> None:
     assert cuts
-    for cut in cuts:
-        for disk in torn(cut):
+    for number, cut in enumerate(cuts):
+        for disk in torn(cut, number % every, every):
             fits(recovered(folder, disk, cut.kernel), after(cut.done), after(cut.done + 1))
 
 
@@ -303,7 +303,8 @@ def test_a_torn_tail_of_the_wal_is_as_if_its_transaction_had_not_been(cuts: list
     tear([next(cut for cut in reversed(commits(cuts)) if cut.done == done) for done in (0, 4, 8)], again)
 
 
-@pytest.mark.long
-@pytest.mark.timeout(600)
-def test_every_torn_tail_is_as_if_its_transaction_had_not_been(cuts: list[Cut], again: Path) -> None:
-    tear(commits(cuts), again)
+@pytest.mark.parametrize("every", [pytest.param(4, marks=pytest.mark.long), pytest.param(1, marks=pytest.mark.search)])
+@pytest.mark.timeout(900)
+def test_no_commits_torn_tail_is_more_than_its_transaction(cuts: list[Cut], again: Path, every: int) -> None:
+    """At every sector by hand; else at each fourth, which one being another from commit to commit."""
+    tear(commits(cuts), again, every)
