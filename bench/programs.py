@@ -81,8 +81,9 @@ class Probes:
             ring.close()
 
     def on(self) -> None:
-        """Attach them."""
-        self._links = [self._libbpf.raw_tracepoint(program.target, program.fd) for program in self._programs.values()]
+        """Attach them; once, however often they are asked for."""
+        for program in () if self._links else self._programs.values():
+            self._links.append(self._libbpf.raw_tracepoint(program.target, program.fd))
 
     def off(self) -> None:
         """Detach them."""
