@@ -36,6 +36,8 @@ SECOND_S = 1.0
 EARLY_S = 0.3
 """What is due so soon is done when there is something else to do: collectors speak each second, and so one wake-up does
 for both."""
+BEAT_S = 3.0
+"""A tenth of a lease (actuators.leases): each beat wakes the actuator, and there is one for each decider."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -142,6 +144,7 @@ class Live:
         self._stop = stop
         self._subscribers = link.subscribers(run_dir, roles.publishers(), roles.events_path)
         self._consumed = 0
+        self._beat_s = 0.0
         self._folded = 0
         self._probes: dict[str, Probe] = {}
         self._recordings = Recordings(_say)
@@ -205,8 +208,12 @@ class Live:
     def _beat(self) -> None:
         """Keep the leases of what these deciders have on trial, but only while they get on: all that came since the
         last beat has been consumed, and something has. Deaf, they must not keep anything alive."""
+        now_s = time.monotonic()
+        if now_s < self._beat_s:
+            return
         received = self._received()
         if received > self._consumed:
+            self._beat_s = now_s + BEAT_S - EARLY_S
             for seat in self._seats.values():
                 seat.sender.send(Beat(VERSION, time.monotonic_ns()))
         self._consumed = received

@@ -69,7 +69,8 @@ class Running:
 
 
 @pytest.fixture
-def running(tmp_path: Path) -> Iterator[Running]:
+def running(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Running]:
+    monkeypatch.setattr("deciders.__main__.BEAT_S", 1.0)
     running = Running(tmp_path)
     yield running
     running.close()

@@ -28,6 +28,8 @@ UNKILLABLE_S = 0.7
 WRITE_S = 1.0
 NAP_S = 0.5
 """While all is well, what the roles say waits so long: to be woken by each costs more than all they say."""
+AFTER_S = 0.1
+"""Naps end so long after a whole second, or half of one: by then the roles have said what they say each second."""
 AWAKE_S = 60.0
 """So long no naps after one in which as much was said as can wait."""
 LATE_S = 2.0
@@ -93,13 +95,13 @@ class Supervisor:
             self._stopping(now_s)
         else:
             self._keep_alive(now_s)
-        if now_s - self._board.written_s >= WRITE_S:
+        # With the nap that ends next to it.
+        if now_s - self._board.written_s >= WRITE_S - (NAP_S / 2 if self._napping else 0.0):
             self._write()
 
     def _next_s(self) -> float:
         """When something is due although no descriptor is readable."""
-        due = [self._board.written_s + WRITE_S]
-        due += [self._hear_s] if self._napping else []
+        due = [self._hear_s if self._napping else self._board.written_s + WRITE_S]
         due += [process.start_s for process in self._processes if process.state == "waiting"]
         if self._stop_s:
             end_s = self._stop_s + STOP_S[self._stage]
@@ -229,14 +231,14 @@ class Supervisor:
             heard = 0
             while heard < self._ear.room and self._notified():
                 heard += 1
-            self._hear_s = now_s + NAP_S
+            self._hear_s = _wake_s(now_s)
             if heard >= self._ear.room or not self._ready:
                 self._napping = False
                 self._hear_s = now_s + AWAKE_S if heard >= self._ear.room else 0.0
                 self._selector.register(self._ear.socket, selectors.EVENT_READ, self._notified)
         elif not self._napping and self._ready and now_s >= self._hear_s:
             self._napping = True
-            self._hear_s = now_s + NAP_S
+            self._hear_s = _wake_s(now_s)
             self._selector.unregister(self._ear.socket)
 
     def _notified(self) -> bool:
@@ -285,3 +287,8 @@ class Supervisor:
         self._selector.close()
         self._ear.close()
         self._signals.close()
+
+
+def _wake_s(now_s: float) -> float:
+    """The end of a nap that begins now."""
+    return (now_s // NAP_S + 1) * NAP_S + AFTER_S
