@@ -132,7 +132,7 @@ def test_people_read_where_why_and_what_to_do(run: Run) -> None:
     assert backlog.split()[:5] == [str(GONE), "if7", "CPU_BACKLOG", "2.5", "40"]
     assert "net.core.netdev_max_backlog; more CPUs for the device" in backlog
     assert "meant so" in rule
-    assert new.split() == [str(GONE), "SOMETHING_NEW", "0", "3", "none"]
+    assert new.split() == [str(GONE), "SOMETHING_NEW", "0.0", "3", "none"]
 
 
 def test_devices_go_by_their_names_where_those_can_be_known(run: Run) -> None:
