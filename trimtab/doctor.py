@@ -125,9 +125,9 @@ def _print(report: Report) -> None:
     show.table(["probe", "road", ""], [[probe.name, probe.road or "none", _cost(probe)] for probe in report.probes])
     print()
     for missing in report.missing_tunables:
-        print(f"not tuned: {missing.name}: {missing.reason}")
+        show.say(f"not tuned: {missing.name}: {missing.reason}", hang=2)
     for conflict in report.conflicts:
-        print(f"{conflict.what}: {conflict.detail}")
+        show.say(f"{conflict.what}: {conflict.detail}", hang=2)
     if not report.conflicts:
         print("nobody else is seen to tune this host")
 
