@@ -227,6 +227,10 @@ def _print(status: Status, run_dir: Path) -> None:
         ["publisher", "published", "gaps", "ring drops"],
         [[name, lane.published, lane.gaps, lane.ring_drops] for name, lane in status.events.items()],
     )
+    _print_remarks(status)
+
+
+def _print_remarks(status: Status) -> None:
     counted = ", ".join(f"{count} {state}" for state, count in status.changes.items() if count)
     print(f"changes: {counted or 'none'}")
     if status.late_verdicts:
