@@ -6,7 +6,8 @@
 Latency: a real actuator process; one wish at a time, from before it is sent until the value stands in the kernel (the
 original and the intent are on disk by then), and until the outcome has come back (journaled and published).
 Throughput: the same code in this process with the rows' pace limits lifted, one change after the other.
-Disk: what the two fsyncs of a change cost on the file system of the state directory (default: a temporary directory).
+Disk: what the one sync of a change costs on the file system of the state directory (default: a temporary directory);
+a key's first change waits for two files at once.
 """
 
 from __future__ import annotations

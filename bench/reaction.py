@@ -4,9 +4,10 @@
 
 The traffic is that of bench/scenarios, with limits that begin small, so that there are many steps. Taken for each
 change: from the time stamp of the event that it came of (for BPF's that of the kernel's function, for a file under
-/proc or netlink's that of the reading) to the end of the change (read back, journaled, published as Outcome). Changes
-that came of what the actuator told, such as the second step of one growth, are left out. What is read each second has
-stood there for up to a second: that is told by the kind of event.
+/proc or netlink's that of the reading, before it) to the end of the change: the original and the intent on disk, the
+value written and read back, the outcome in the journal. Its publishing is not counted. Changes that came of what the
+actuator told, such as the second step of one growth, are left out. What is read each second has stood there for up to
+a second: that is told by the kind of event.
 """
 
 from __future__ import annotations
