@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
+import sys
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from msgspec import Struct
@@ -60,56 +64,85 @@ class Report(Struct, frozen=True):
 def examine(root: Path = Path("/")) -> Report:
     """Look everywhere below root. Loads the probes for a moment, to see which roads they take."""
     rows = tables.known()
-    return Report(
-        SCHEMA,
-        os.uname().release,
-        features(root),
-        probes(root),
-        conflicts(root, rows),
-        [
+    # The compiler takes longest: the rest is looked at meanwhile.
+    with loading(root) as roads:
+        found = features(root)
+        others = conflicts(root, rows)
+        missing = [
             Missing(name, f"/proc/sys/{row.path} is not there")
             for name, row in rows.items()
             if not row.instances and tables.value(row, root) is None
-        ],
-    )
+        ]
+        return Report(SCHEMA, os.uname().release, found, roads(), others, missing)
 
 
 def probes(root: Path) -> list[Road]:
-    """Run the loader as the supervisor does, take what it hands over, and let go of it."""
+    """Which road each probe takes."""
+    with loading(root) as roads:
+        return roads()
+
+
+@contextlib.contextmanager
+def loading(root: Path) -> Iterator[Callable[[], list[Road]]]:
+    """Run the loader as the supervisor does. What is yielded waits for it, takes what it hands over, lets go of it."""
+    with tempfile.TemporaryDirectory(prefix="trimtab-doctor-") as folder:
+        path = Path(folder) / "probes.sock"
+        command = [PYTHON, "-I", loader.__file__, str(path), "--root", str(root)]
+        with (
+            handoff.listen(path) as listener,
+            subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as running,
+        ):
+            yield lambda: _roads(running, listener)
+
+
+def _roads(running: subprocess.Popen[str], listener: socket.socket) -> list[Road]:
     lost = {probe.name: probe.without for probe in PROBES}
     try:
-        handed = _load(root)
+        handed = _taken(running, listener)
     except HandOffError as error:
         return [Road(name, "", str(error), without) for name, without in lost.items()]
     handed.close()
     return [Road(row.name, row.road, row.reason, "" if row.road else lost[row.name]) for row in handed.rows.values()]
 
 
-def _load(root: Path) -> handoff.Handed:
-    with tempfile.TemporaryDirectory(prefix="trimtab-doctor-") as folder:
-        path = Path(folder) / "probes.sock"
-        with handoff.listen(path) as listener:
-            command = [PYTHON, "-I", loader.__file__, str(path), "--root", str(root)]
-            try:
-                ran = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS)
-            except subprocess.TimeoutExpired:
-                raise HandOffError(f"the loader took more than {SECONDS} s") from None
-            caller = handoff.accept(listener)
-            if not caller:
-                said = ran.stderr.strip().splitlines()
-                raise HandOffError(f"the loader failed: {said[-1] if said else f'exit code {ran.returncode}'}")
-            with caller:
-                return handoff.receive(caller)
+def _taken(running: subprocess.Popen[str], listener: socket.socket) -> handoff.Handed:
+    try:
+        _, stderr = running.communicate(timeout=SECONDS)
+    except subprocess.TimeoutExpired:
+        running.kill()
+        raise HandOffError(f"the loader took more than {SECONDS} s") from None
+    caller = handoff.accept(listener)
+    if not caller:
+        said = stderr.strip().splitlines()
+        raise HandOffError(f"the loader failed: {said[-1] if said else f'exit code {running.returncode}'}")
+    with caller:
+        return handoff.receive(caller)
 
 
 def show_report(as_json: bool) -> int:
     """Print it. 0 when all is fine, else 3."""
-    report = examine()
+    with _busy():
+        report = examine()
     if as_json:
         show.as_json(report)
     else:
         _print(report)
     return exits.FINE if report.fine else exits.DEGRADED
+
+
+@contextlib.contextmanager
+def _busy() -> Iterator[None]:
+    """A bar where somebody looks: a busy host's compiler takes many seconds."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console  # takes long
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        bar.add_task("compiling the probes, as every start does", total=None)
+        yield
 
 
 def _print(report: Report) -> None:
