@@ -632,6 +632,21 @@ def test_what_an_earlier_process_kept_is_cleared_once_and_then_nothing_is_writte
     assert leases.read(tmp_path).keys() == {"tcp_buffer"}, "at most once a second"
 
 
+def test_leases_are_to_be_looked_at_while_something_is_on_trial_and_until_the_dead_man_knows_that_nothing_is(
+    world: World, boottime: Callable[[float], None]
+) -> None:
+    ours = trials(world)
+    boottime(2)
+    assert not ours.tend()
+    world.wish(300000)
+    boottime(2)
+    assert ours.tend()
+    world.modes.change("advise")
+    assert ours.tend(), "what was saved a moment ago still names a lease"
+    boottime(2)
+    assert not ours.tend()
+
+
 # --- holds that end by themselves
 
 
