@@ -26,7 +26,7 @@ from collectors.namespaces import Census
 from collectors.owners import Owner
 from collectors.queues import Look
 from collectors.sockdiag import Listening
-from collectors.source import Status
+from collectors.source import Status, later
 
 SECOND_NS = 1_000_000_000
 LINGER_NS = 60 * SECOND_NS
@@ -98,7 +98,7 @@ class ListenersSource:
         wanted = self._told(t_ns)
         events: list[AnyEvent] = []
         if t_ns >= self._look_ns:
-            self._look_ns = t_ns + SECOND_NS
+            self._look_ns = later(t_ns, SECOND_NS)
             self._know()
             events += self._glances(t_ns)
             wanted |= {cookie for cookie, place in self._places.items() if place.until_ns}
