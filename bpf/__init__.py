@@ -288,7 +288,7 @@ PROBES: tuple[Probe, ...] = (
         ring_bytes=64 * 1024,
         summary="packets that the kernel drops, by namespace, device and reason",
         without="what is dropped, and why, is known only as far as the counters under /proc tell",
-        names=Names("skb_drop_reason", "SKB_DROP_REASON_", 4, ("CPU_BACKLOG",)),
+        names=Names("skb_drop_reason", "SKB_DROP_REASON_", 4, ("CPU_BACKLOG", "OTHERHOST", "IP_CSUM", "IP_INHDR")),
     ),
     Probe(
         name="udp_drop",

@@ -4,8 +4,9 @@
  * then at most ten times a second while it goes on.
  *
  * Whose namespace: that of the receiving socket, else of the packet's own, else of its device. In that order, since UDP
- * keeps something else in skb->dev once a packet is on its way into a socket (udp_set_dev_scratch). But in a CPU's queue
- * a packet of a veth pair still has its sender's socket (____dev_forward_skb keeps it), so there the device alone tells.
+ * keeps something else in skb->dev once a packet is on its way into a socket (udp_set_dev_scratch). But a packet of a
+ * veth pair has its sender's socket (____dev_forward_skb keeps it) through a CPU's queue until ip_rcv_core has found it
+ * whole, so there the device alone tells.
  */
 #include <trimtab.h>
 
@@ -48,13 +49,19 @@ static inline __attribute__((always_inline)) int drops_count(struct drops_key *k
     return 0;
 }
 
+static inline __attribute__((always_inline)) bool has_senders_socket(u32 reason)
+{
+    return reason == NAMED_CPU_BACKLOG || reason == NAMED_OTHERHOST || reason == NAMED_IP_CSUM ||
+           reason == NAMED_IP_INHDR;
+}
+
 /*
  * sk: the receiving socket, where it is known. The packet's own is read by the helper on each road: of some kernels the
  * verifier takes it for a socket, or none, where in a fragment that waits it is a number (ip_defrag_offset, until 6.9).
  */
 static inline __attribute__((always_inline)) int drops_part(u64 skb, u32 reason, u64 sk, bool typed)
 {
-    u64 net = 0, own = sk || reason == NAMED_CPU_BACKLOG ? 0 : PEEK(u64, skb, SKB_SK);
+    u64 net = 0, own = sk || has_senders_socket(reason) ? 0 : PEEK(u64, skb, SKB_SK);
     struct drops_key key = {.reason = reason};
     if (own) {
         net = PEEK(u64, own, SK_NET);

@@ -699,6 +699,25 @@ def test_a_packet_with_a_socket_of_its_own_is_dropped_in_its_namespace_and_one_w
     assert drops(dropping, a, "NEIGH_QUEUEFULL")[0].ifindex == 0
 
 
+def test_a_packet_refused_before_it_is_taken_in_is_dropped_where_its_device_is_and_not_where_it_was_sent(
+    dropping: Watch, lab: Lab
+) -> None:
+    a, b = lab.netns("a"), lab.netns("b")
+    link = lab.veth(a, b)
+
+    def send() -> None:
+        with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as sender:
+            sender.bind((link.a_device, 0))
+            addresses = socket.inet_aton(link.a_address) + socket.inet_aton(link.b_address)
+            wrong_sum = struct.pack("!BBHHHBBH", 0x45, 0, 20, 0, 0, 64, 17, 1)
+            sender.send(b"\xff" * 6 + bytes(6) + b"\x08\x00" + wrong_sum + addresses)
+
+    a.run(send)
+    dropping.wait(lambda: bool(drops(dropping, b, "IP_CSUM")))
+    assert drops(dropping, b, "IP_CSUM")[0].ifindex == b.run(socket.if_nametoindex, link.b_device)
+    assert not drops(dropping, a, "IP_CSUM")
+
+
 def test_drops_that_go_on_are_told_ten_times_a_second_with_how_many_there_were(either: Watch, lab: Lab) -> None:
     netns = lab.netns()
     dropped = 0
