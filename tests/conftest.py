@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import signal
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack, contextmanager
 
@@ -18,6 +19,12 @@ LOCKS = "/run/lock/trimtab-tests"
 HELD = pytest.StashKey[ExitStack]()
 ALONE = pytest.StashKey[bool]()
 """That the last test had the host to itself and hands it on."""
+
+
+def pytest_configure() -> None:
+    """A shell starts what it puts in the background deaf to SIGINT, and all whom that starts inherit it."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True)
