@@ -86,7 +86,9 @@ def test_the_demo_shows_the_gain_and_touches_nothing_of_the_hosts() -> None:
     assert {row["state"] for row in advise["changes"]} == {"advised"}
     assert set(advise["limits"].values()) == {LIMIT_BYTES}
     assert {row["tunable"] for row in enforce["changes"]} == {"net.ipv4.tcp_rmem[2]", "net.ipv4.tcp_wmem[2]"}
-    assert all(row["why"] and row["state"] == "trial" for row in enforce["changes"])
+    assert all(row["why"] for row in enforce["changes"])
+    # Where others keep the processors busy the path loses packets, and a step may go back.
+    assert {"trial"} <= {row["state"] for row in enforce["changes"]} <= {"trial", "reverted"}
     assert min(enforce["limits"].values()) > LIMIT_BYTES
     assert by_hand["changes"] == []
     for words in ("[1/3]", "would set", "[2/3]", ": set net.ipv4.", "Mbit/s", "put both limits back", "x before"):
