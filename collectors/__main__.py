@@ -58,7 +58,7 @@ def _source(kind: str, run_dir: Path, settings: config.Config) -> Source:
     if kind == "bpf":
         from collectors.bpf import BpfSource
 
-        return BpfSource(run_dir)
+        return BpfSource(run_dir, settings.netns)
     if kind == "proc":
         from collectors.proc import ProcSource
 

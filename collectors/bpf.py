@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any, cast
@@ -119,9 +119,11 @@ class Attached:
 
 
 class BpfSource:
-    """Events of the probes, and one Probe event for each, again and again. See collectors.source.Source."""
+    """Events of the probes, and one Probe event for each, again and again. See collectors.source.Source.
+    fence: cookies of the only namespaces that are spoken of (all, when it is empty)."""
 
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, fence: Iterable[int] = ()) -> None:
+        self._fence = frozenset(fence)
         self._listener = handoff.listen(roles.probes_path(run_dir))
         self._callers: dict[int, socket.socket] = {}
         self._attached: Attached | None = None
@@ -164,10 +166,20 @@ class BpfSource:
             events += [schema.Probe(t_ns, *row, offsets.get(row[0], {})) for row in self._roads()]
             events += self._losses(t_ns)
         if self._attached:
-            found = self._attached.read(readable)
+            found = self._within(self._attached.read(readable))
             self._tally.take(found)
             events += found
         return events
+
+    def _within(self, events: list[AnyEvent]) -> list[AnyEvent]:
+        """Those of the fence's namespaces and of none. Writes are the actuator's to judge, wherever they were made."""
+        if not self._fence:
+            return events
+        spoken_of = {0, *self._fence}
+        return [
+            event for event in events
+            if isinstance(event, schema.SysctlWrite) or getattr(event, "netns", 0) in spoken_of
+        ]  # fmt: skip
 
     def status(self) -> Status:
         """What is watched, and how many records were lost."""

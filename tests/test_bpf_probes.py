@@ -718,6 +718,18 @@ def test_a_packet_refused_before_it_is_taken_in_is_dropped_where_its_device_is_a
     assert not drops(dropping, a, "IP_CSUM")
 
 
+def test_inside_a_fence_no_other_namespace_is_spoken_of(
+    watch: Watch, lab: Lab, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours, other = lab.netns(), lab.netns()
+    monkeypatch.setattr(watch.source, "_fence", frozenset({ours.cookie}))
+    other.run(flood, 2304, 200)
+    ours.run(flood, 2304, 200)
+    watch.wait(lambda: bool(drops(watch, ours, "SOCKET_RCVBUFF")))
+    assert not watch.events(schema.Drops, other.cookie)
+    assert not watch.events(schema.UdpDrop, other.cookie)
+
+
 def test_drops_that_go_on_are_told_ten_times_a_second_with_how_many_there_were(either: Watch, lab: Lab) -> None:
     netns = lab.netns()
     dropped = 0
