@@ -52,7 +52,7 @@ class Traffic:
         self.here.popen(["sleep", "600"])
         self.took_s: list[tuple[str, float]] = []
         """Of each connection: its algorithm, and how long it took."""
-        self._ended = threading.Event()
+        self._ended, self._alone = threading.Event(), threading.Event()
         self._listener = there.run(socket.create_server, ("", PORT), backlog=64)
         jobs = [self._serve, *[lambda: netns.inside(f"/proc/self/fd/{self.here.fd}", self._send)] * AT_ONCE]
         self._threads = [threading.Thread(target=job) for job in jobs]
@@ -62,7 +62,8 @@ class Traffic:
             thread.start()
 
     def _serve(self) -> None:
-        while not self._ended.is_set():
+        # Until the last sender has ended: a connection that nobody takes up would never bring all.
+        while not self._alone.is_set():
             end, _ = self._listener.accept()
             threading.Thread(target=drain, args=(end,)).start()
 
@@ -85,6 +86,7 @@ class Traffic:
         if self._threads[0].is_alive():
             for thread in self._threads[1:]:
                 thread.join()
+            self._alone.set()
             self.here.run(socket.create_connection, (THERE, PORT)).close()
             self._threads[0].join()
         self._listener.close()
