@@ -299,7 +299,8 @@ def test_a_loader_that_cannot_run_leaves_every_probe_without_a_road_and_says_why
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(doctor, "PYTHON", "/bin/false")
-    found = doctor.probes(tmp_path)
+    with doctor.loading(tmp_path) as roads:
+        found = roads()
     assert [probe.name for probe in found] == [probe.name for probe in PROBES]
     assert {(probe.road, probe.reason) for probe in found} == {("", "the loader failed: exit code 1")}
     assert all(probe.lost for probe in found)
@@ -307,7 +308,8 @@ def test_a_loader_that_cannot_run_leaves_every_probe_without_a_road_and_says_why
 
 def test_without_btf_every_probe_is_off_with_that_reason(tmp_path: Path) -> None:
     put(tmp_path, {"proc/self/mountinfo": ""})
-    found = doctor.probes(tmp_path)
+    with doctor.loading(tmp_path) as roads:
+        found = roads()
     assert {probe.road for probe in found} == {""}
     assert all("no BTF" in probe.reason for probe in found)
 

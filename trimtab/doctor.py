@@ -76,12 +76,6 @@ def examine(root: Path = Path("/")) -> Report:
         return Report(SCHEMA, os.uname().release, found, roads(), others, missing)
 
 
-def probes(root: Path) -> list[Road]:
-    """Which road each probe takes."""
-    with loading(root) as roads:
-        return roads()
-
-
 @contextlib.contextmanager
 def loading(root: Path) -> Iterator[Callable[[], list[Road]]]:
     """Run the loader as the supervisor does. What is yielded waits for it, takes what it hands over, lets go of it."""
