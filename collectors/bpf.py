@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import socket
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from itertools import starmap
 from pathlib import Path
 from typing import Any, cast
@@ -122,8 +122,9 @@ class BpfSource:
     """Events of the probes, and one Probe event for each, again and again. See collectors.source.Source.
     fence: cookies of the only namespaces that are spoken of (all, when it is empty)."""
 
-    def __init__(self, run_dir: Path, fence: Iterable[int] = ()) -> None:
-        self._fence = frozenset(fence)
+    def __init__(self, run_dir: Path, fence: Collection[int] = ()) -> None:
+        self._fence = frozenset({0, *fence}) if fence else frozenset()
+        """Whose events are given out, 0: what is of no namespace; empty: all."""
         self._listener = handoff.listen(roles.probes_path(run_dir))
         self._callers: dict[int, socket.socket] = {}
         self._attached: Attached | None = None
@@ -175,10 +176,9 @@ class BpfSource:
         """Those of the fence's namespaces and of none. Writes are the actuator's to judge, wherever they were made."""
         if not self._fence:
             return events
-        spoken_of = {0, *self._fence}
         return [
             event for event in events
-            if isinstance(event, schema.SysctlWrite) or getattr(event, "netns", 0) in spoken_of
+            if isinstance(event, schema.SysctlWrite) or getattr(event, "netns", 0) in self._fence
         ]  # fmt: skip
 
     def status(self) -> Status:

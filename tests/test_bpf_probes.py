@@ -722,7 +722,7 @@ def test_inside_a_fence_no_other_namespace_is_spoken_of(
     watch: Watch, lab: Lab, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     ours, other = lab.netns(), lab.netns()
-    monkeypatch.setattr(watch.source, "_fence", frozenset({ours.cookie}))
+    monkeypatch.setattr(watch.source, "_fence", frozenset({0, ours.cookie}))
     other.run(flood, 2304, 200)
     ours.run(flood, 2304, 200)
     watch.wait(lambda: bool(drops(watch, ours, "SOCKET_RCVBUFF")))
